@@ -1,0 +1,3 @@
+"""A Jupyter-native workbench for Recursive Language Models."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,140 @@
+"""Events folded into the recursion tree: pure, the same in Python and TypeScript (golden traces in tests/data)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from pydantic import JsonValue
+
+from fleet_rlm_jupyter.domain.errors import ErrorText
+from fleet_rlm_jupyter.domain.events import (
+    BudgetSpent,
+    CallEnded,
+    CallKind,
+    CallStarted,
+    CallText,
+    Event,
+    RunEnded,
+    RunStarted,
+    RunStatus,
+    SandboxChanged,
+    Usage,
+)
+
+
+@dataclass(slots=True)
+class Call:
+    """One node of the recursion tree. `kind` is None while only later events of it are known."""
+
+    id: str
+    parent_id: str | None = None
+    kind: CallKind | None = None
+    name: str = ""
+    depth: int = 0
+    iteration: str | None = None
+    inputs: dict[str, str] = field(default_factory=dict[str, str])
+    texts: dict[str, str] = field(default_factory=dict[str, str])
+    outputs: str = ""
+    error: ErrorText | None = None
+    usage: Usage | None = None
+    started_at: float | None = None
+    ended_at: float | None = None
+    children: list[Call] = field(default_factory=list["Call"])
+
+    @property
+    def seconds(self) -> float | None:
+        if self.started_at is None or self.ended_at is None:
+            return None
+        return self.ended_at - self.started_at
+
+
+@dataclass(slots=True)
+class CallTree:
+    """A run as one looks at it. `status` is None while the run is going on."""
+
+    run_id: str = ""
+    started: RunStarted | None = None
+    status: RunStatus | None = None
+    answer: str | None = None
+    outputs: dict[str, JsonValue] = field(default_factory=dict[str, JsonValue])
+    error: ErrorText | None = None
+    spent: BudgetSpent | None = None
+    roots: list[Call] = field(default_factory=list[Call])
+    calls: dict[str, Call] = field(default_factory=dict[str, Call])
+    sandboxes: dict[str, SandboxChanged] = field(default_factory=dict[str, SandboxChanged])
+    last_seq: int = -1
+
+    def walk(self) -> Iterator[tuple[int, Call]]:
+        """(indent, call), depth first, in the order the calls began."""
+        stack = [(0, call) for call in reversed(self.roots)]
+        while stack:
+            indent, call = stack.pop()
+            yield indent, call
+            stack.extend((indent + 1, child) for child in reversed(call.children))
+
+
+def fold(events: Iterable[Event], tree: CallTree | None = None) -> CallTree:
+    """Fold `events` into `tree` (a new one by default), in place, and return it.
+
+    Total: any event may come, also a child before its parent; unknown facts change nothing.
+    """
+    tree = tree or CallTree()
+    for event in events:
+        _apply(tree, event)
+        tree.last_seq = max(tree.last_seq, event.seq)
+        tree.run_id = event.run_id
+    return tree
+
+
+def _apply(tree: CallTree, event: Event) -> None:
+    fact = event.fact
+    if isinstance(fact, RunStarted):
+        tree.started = fact
+    elif isinstance(fact, RunEnded):
+        tree.status, tree.answer, tree.error = fact.status, fact.answer, fact.error
+        tree.outputs = dict(fact.outputs)
+    elif isinstance(fact, BudgetSpent):
+        tree.spent = fact
+    elif isinstance(fact, SandboxChanged):
+        tree.sandboxes[fact.sandbox_id] = fact
+    elif event.call_id is not None and isinstance(fact, CallStarted | CallText | CallEnded):
+        _apply_to_call(tree, _call(tree, event.call_id), event.at, fact)
+
+
+def _apply_to_call(tree: CallTree, call: Call, at: float, fact: CallStarted | CallText | CallEnded) -> None:
+    if isinstance(fact, CallText):
+        call.texts[fact.channel] = call.texts.get(fact.channel, "") + fact.text
+    elif isinstance(fact, CallEnded):
+        call.outputs, call.error, call.usage, call.ended_at = fact.outputs, fact.error, fact.usage, at
+    elif call.kind is None:
+        call.kind, call.name, call.depth, call.iteration = fact.kind, fact.name, fact.depth, fact.iteration
+        call.inputs, call.started_at = dict(fact.inputs), at
+        _adopt(tree, call, fact.parent_id)
+
+
+def _call(tree: CallTree, call_id: str) -> Call:
+    """The call of that id; a placeholder among the roots until its `call.started` says where it belongs."""
+    call = tree.calls.get(call_id)
+    if call is None:
+        call = tree.calls[call_id] = Call(call_id)
+        tree.roots.append(call)
+    return call
+
+
+def _adopt(tree: CallTree, call: Call, parent_id: str | None) -> None:
+    if parent_id is None or parent_id == call.id or _is_below(tree, parent_id, call):
+        return
+    tree.roots.remove(call)
+    call.parent_id = parent_id
+    _call(tree, parent_id).children.append(call)
+
+
+def _is_below(tree: CallTree, call_id: str | None, ancestor: Call) -> bool:
+    """True if `call_id` descends from `ancestor`: a hostile trace must not make a ring."""
+    while call_id is not None:
+        if call_id == ancestor.id:
+            return True
+        parent = tree.calls.get(call_id)
+        call_id = parent.parent_id if parent else None
+    return False

@@ -1,0 +1,166 @@
+"""Every error of ours, sorted by who must act on it.
+
+FleetError(text, hint)
+├── ForModel       becomes an observation; the run goes on
+│   ├── ToolFailed · DepthExceeded · SandboxesExceeded · SubCallsExceeded · SandboxCodeFailed
+├── EndsRun        sticky; becomes run.ended
+│   ├── BudgetExceeded · DeadlineExceeded · Cancelled
+├── ForUser        said before any work
+│   ├── BadSettings · NoSuchSession · BadPath · BadRequest · ModelFailed
+└── SandboxError   the machine under the code
+    ├── SandboxUnavailable   retry is safe
+    └── SandboxLost          its state is gone
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class FleetError(Exception):
+    """One sentence that says what is wrong (`text`), one that names the next step (`hint`).
+
+    `code` is stable: programs may compare it, texts may change.
+    """
+
+    code = "error"
+
+    def __init__(self, text: str, hint: str = "") -> None:
+        super().__init__(text)
+        self.text = text
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.text} ({self.hint})" if self.hint else self.text
+
+
+class ForModel(FleetError):
+    """The model reads it and may adapt; the run goes on."""
+
+    code = "for_model"
+
+
+class ToolFailed(ForModel):
+    """A host tool could not do what generated code asked for."""
+
+    code = "tool_failed"
+
+
+class DepthExceeded(ForModel):
+    """A child would be deeper than `budget.depth`."""
+
+    code = "depth_exceeded"
+
+
+class SandboxesExceeded(ForModel):
+    """A child would need more live sandboxes than `budget.sandboxes`."""
+
+    code = "sandboxes_exceeded"
+
+
+class SubCallsExceeded(ForModel):
+    """More sub-queries than `budget.sub_calls`; the planner may still finish with what it has."""
+
+    code = "sub_calls_exceeded"
+
+
+class SandboxCodeFailed(ForModel):
+    """Generated code raised."""
+
+    code = "sandbox_code_failed"
+
+
+class EndsRun(FleetError):
+    """Sticky: once raised in a run, every later LM call of that run raises it again."""
+
+    code = "ends_run"
+
+
+class BudgetExceeded(EndsRun):
+    """Calls, tokens or money are used up."""
+
+    code = "budget_exceeded"
+
+
+class DeadlineExceeded(EndsRun):
+    """The run's seconds are used up."""
+
+    code = "deadline"
+
+
+class Cancelled(EndsRun):
+    """Somebody stopped the run."""
+
+    code = "cancelled"
+
+
+class ForUser(FleetError):
+    """The caller must change something."""
+
+    code = "for_user"
+
+
+class BadSettings(ForUser):
+    """A setting is missing, unknown or has a value that cannot work."""
+
+    code = "bad_settings"
+
+
+class NoSuchSession(ForUser):
+    """No session of that id belongs to this user."""
+
+    code = "no_such_session"
+
+
+class BadPath(ForUser):
+    """A path does not exist, cannot be read or leaves its root."""
+
+    code = "bad_path"
+
+
+class BadRequest(ForUser):
+    """The question or an argument cannot be worked on."""
+
+    code = "bad_request"
+
+
+class ModelFailed(ForUser):
+    """The language model refused, timed out or answered nothing usable."""
+
+    code = "model_failed"
+
+
+class SandboxError(FleetError):
+    """Something about the machine under the code."""
+
+    code = "sandbox_error"
+
+
+class SandboxUnavailable(SandboxError):
+    """No sandbox could be had; trying again is safe."""
+
+    code = "sandbox_unavailable"
+
+
+class SandboxLost(SandboxError):
+    """The sandbox ended and its variables with it."""
+
+    code = "sandbox_lost"
+
+
+class ErrorText(BaseModel):
+    """An error as events and JSON carry it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    code: str
+    text: str
+    hint: str = ""
+
+    @classmethod
+    def of(cls, error: BaseException) -> ErrorText:
+        if isinstance(error, FleetError):
+            return cls(code=error.code, text=error.text, hint=error.hint)
+        return cls(
+            code="internal", text=f"{type(error).__name__}: {error}", hint="run again with --debug for the traceback"
+        )

@@ -1,0 +1,61 @@
+"""What the engine asks of the rest of the house."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+OnOutput = Callable[[str, str], None]
+"""Called with ("stdout" or "stderr", text) while a cell runs, in a copy of the context captured at `execute`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Isolation:
+    """How well code is kept apart, shown wherever a run is shown. `level` is remote, L3, L2 or L1."""
+
+    level: str
+    label: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """Whom a sandbox works for; becomes its labels."""
+
+    session_id: str
+    run_id: str
+    name: str
+    depth: int
+
+
+class Interpreter(Protocol):
+    """DSPy's `CodeInterpreter` with an identity and a brake (hence more members than a port's usual four).
+
+    Whoever gets one shuts it down; twice is harmless. `tools` is a mutable dict of host functions. Values and errors of
+    `execute` are DSPy's: FinalOutput, str or None; CodeExecutionError or SyntaxError for what the code can mend;
+    CodeInterpreterError when the session is over. The caller's context is captured at `execute` and used for the tools.
+    """
+
+    tools: dict[str, Callable[..., Any]]
+    output_fields: list[dict[str, Any]] | None
+
+    @property
+    def sandbox_id(self) -> str: ...  # empty before start
+    def start(self) -> None: ...  # idempotent; raises SandboxUnavailable
+    def execute(self, code: str, variables: dict[str, Any] | None = None) -> Any: ...
+    def interrupt(self) -> None:
+        """Stop the running cell from any thread; its variables stay if it yields, else the sandbox is lost."""
+        ...
+
+    def shutdown(self) -> None: ...
+
+
+class Sandboxes(Protocol):
+    """Where generated code runs. Whoever opens shuts down; `close` ends whatever is left."""
+
+    @property
+    def isolation(self) -> Isolation: ...  # may start the local server; raises SandboxUnavailable, BadSettings
+    def open(self, role: Role, on_output: OnOutput | None = None) -> Interpreter: ...
+    def child(self, parent_id: str, role: Role, on_output: OnOutput | None = None) -> Interpreter: ...
+    def close(self) -> None: ...

@@ -1,0 +1,224 @@
+"""Every knob, typed and documented; the only reader of the environment.
+
+Precedence: explicit argument > environment > `.env` of the working folder > default. `budget.calls` is the variable
+`FLEET_BUDGET__CALLS`; names that users of DSPy and fleet-rlm know are accepted beside it (`ALSO`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from dotenv import dotenv_values
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+
+from fleet_rlm_jupyter.domain.errors import BadSettings
+from fleet_rlm_jupyter.domain.events import Limits
+
+PREFIX = "FLEET_"
+
+ALSO = {
+    "model": ("DSPY_LM_MODEL",),
+    "api_base": ("DSPY_LM_API_BASE",),
+    "api_key": ("DSPY_LLM_API_KEY", "DSPY_LM_API_KEY"),
+    "max_tokens": ("DSPY_LM_MAX_TOKENS",),
+    "daytona.api_key": ("DAYTONA_API_KEY",),
+    "daytona.api_url": ("DAYTONA_API_URL",),
+    "daytona.target": ("DAYTONA_TARGET",),
+    "provider_keys.openai": ("OPENAI_API_KEY",),
+    "provider_keys.anthropic": ("ANTHROPIC_API_KEY",),
+    "provider_keys.gemini": ("GEMINI_API_KEY", "GOOGLE_API_KEY"),
+    "provider_keys.groq": ("GROQ_API_KEY",),
+    "provider_keys.openrouter": ("OPENROUTER_API_KEY",),
+    "provider_keys.deepseek": ("DEEPSEEK_API_KEY",),
+    "provider_keys.xai": ("XAI_API_KEY",),
+    "provider_keys.azure": ("AZURE_OPENAI_API_KEY",),
+    "provider_keys.mistral": ("MISTRAL_API_KEY",),
+    "provider_keys.together_ai": ("TOGETHERAI_API_KEY", "TOGETHER_API_KEY"),
+}
+"""Further variables of a setting, best first; its FLEET_ name wins over them."""
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SandboxSettings(_Group):
+    """Where and how generated code runs."""
+
+    level: Literal["auto", "L3", "L1"] = Field(
+        default="auto", description="isolation of the local server; auto takes the best"
+    )
+    allow_unisolated: bool = Field(default=False, description="allow level L1, where model-written code runs as you")
+    network: bool = Field(default=False, description="let sandboxes reach the network; Daytona only")
+    memory_mb: int = Field(default=2048, ge=128, description="memory of one sandbox, in megabytes")
+    cell_seconds: float = Field(
+        default=300, gt=0, description="seconds one cell may run, waiting for sub-calls left out"
+    )
+    output_chars: int = Field(
+        default=100_000, ge=1000, description="characters kept of one cell's output, head and tail"
+    )
+
+
+class DaytonaSettings(_Group):
+    """Access to Daytona; without a key the local server is used."""
+
+    api_key: SecretStr | None = Field(default=None, description="key for Daytona's cloud or your own Daytona")
+    api_url: str | None = Field(default=None, description="where Daytona's API is, e.g. https://app.daytona.io/api")
+    target: str | None = Field(default=None, description="the region")
+
+
+class ContextSettings(_Group):
+    """What may become a context."""
+
+    max_mb: int = Field(default=512, gt=0, description="largest context, in megabytes")
+    max_files: int = Field(default=20_000, gt=0, description="most files of a folder")
+
+
+class Settings(_Group):
+    """All settings of one Workbench. `Settings(...)` is what its arguments say; `load` reads the environment too."""
+
+    model: str | None = Field(default=None, description="planner, a DSPy model string; offline/recipes needs no key")
+    sub_model: str | None = Field(default=None, description="model for sub-queries; the planner's where unset")
+    api_base: str | None = Field(
+        default=None, description="URL of an OpenAI-compatible server, for planner and sub-model"
+    )
+    api_key: SecretStr | None = Field(
+        default=None, description="key of the model, where its provider's own variable is unset"
+    )
+    max_tokens: int | None = Field(default=None, gt=0, description="most tokens of one answer of the model")
+    model_seconds: float = Field(default=120, gt=0, description="seconds after which one LM call counts as timed out")
+    find_local_models: bool = Field(
+        default=True, description="look for model servers on loopback when nothing is configured"
+    )
+    budget: Limits = Field(default=Limits(), description="what one run may spend")
+    sandbox: SandboxSettings = SandboxSettings()
+    daytona: DaytonaSettings = DaytonaSettings()
+    context: ContextSettings = ContextSettings()
+    provider_keys: dict[str, SecretStr] = Field(default={}, description="keys from the providers' own variables")
+
+    @field_validator("api_base")
+    @classmethod
+    def _is_url(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("http://", "https://")):
+            raise ValueError("a URL begins with http:// or https://")
+        return value
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """Every setting by its dotted name."""
+        return [name for name, _ in _leaves(cls)]
+
+
+class Loaded(BaseModel):
+    """Settings and where each came from: dotted name → "argument", a variable's name, or "NAME in PATH/.env"."""
+
+    model_config = ConfigDict(frozen=True)
+
+    settings: Settings
+    sources: dict[str, str]
+
+
+def load(
+    overrides: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+) -> Loaded:
+    """Settings from `overrides` (by dotted name), the environment and `folder`/.env.
+
+    Raises BadSettings for an unknown FLEET_ name, a value that cannot be, or a DAYTONA_API_BASE_URL that nothing reads.
+    """
+    process = dict(os.environ if environ is None else environ)
+    env_file = (folder or Path.cwd()) / ".env"
+    in_file = {key: value for key, value in dotenv_values(env_file).items() if value is not None}
+    found: dict[str, tuple[Any, str]] = {}
+    for variables, where in ((in_file, f" in {env_file}"), (process, "")):
+        _refuse_unknown(variables, where)
+        found.update({name: (value, variable + where) for name, variable, value in _from_names(variables)})
+    found.update({name: (value, "argument") for name, value in (overrides or {}).items() if value is not None})
+    _refuse_half_configured_daytona(found, {**in_file, **process})
+    nested: dict[str, Any] = {}
+    for name, (value, _) in found.items():
+        _put(nested, name, value)
+    sources = {name: source for name, (_, source) in found.items()}
+    try:
+        return Loaded(settings=Settings.model_validate(nested), sources=sources)
+    except ValidationError as err:
+        raise _explained(err, sources) from err
+
+
+def variable(name: str) -> str:
+    """The environment variable of a setting."""
+    return PREFIX + name.upper().replace(".", "__")
+
+
+def _leaves(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from _leaves(kind, f"{prefix}{name}.")
+        elif name != "provider_keys":
+            yield prefix + name, field.description or ""
+
+
+def describe() -> dict[str, str]:
+    """Dotted name → what the setting does, for `fleet doctor` and the reference page."""
+    return dict(_leaves(Settings))
+
+
+def _from_names(variables: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    """(setting, variable, value) for what `variables` sets; an empty text means unset, as in a shell."""
+    for name in (*Settings.names(), *(name for name in ALSO if name.startswith("provider_keys."))):
+        for known in (variable(name), *ALSO.get(name, ())):
+            if variables.get(known):
+                yield name, known, variables[known]
+                break
+
+
+def _refuse_unknown(variables: Mapping[str, str], where: str) -> None:
+    known = {variable(name) for name in Settings.names()}
+    for name in variables:
+        if name.startswith(PREFIX) and name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]}?" if near else "`fleet doctor` lists every setting"
+            raise BadSettings(f"there is no setting {name}{where}", hint)
+
+
+def _refuse_half_configured_daytona(found: Mapping[str, Any], variables: Mapping[str, str]) -> None:
+    if variables.get("DAYTONA_API_BASE_URL") and "daytona.api_url" not in found:
+        raise BadSettings(
+            "DAYTONA_API_BASE_URL is not read", "name it DAYTONA_API_URL, or unset it to use the local sandbox"
+        )
+    if "daytona.api_key" in found and "daytona.api_url" not in found:
+        raise BadSettings(
+            "DAYTONA_API_KEY is set but DAYTONA_API_URL is not",
+            "export DAYTONA_API_URL=https://app.daytona.io/api, or unset the key to use the local sandbox",
+        )
+    if "daytona.api_url" in found and "daytona.api_key" not in found:
+        raise BadSettings(
+            "DAYTONA_API_URL is set but DAYTONA_API_KEY is not",
+            "export DAYTONA_API_KEY, or unset the URL to use the local sandbox",
+        )
+
+
+def _put(nested: dict[str, Any], name: str, value: Any) -> None:
+    *groups, last = name.split(".")
+    for group in groups:
+        nested = nested.setdefault(group, {})
+    nested[last] = value
+
+
+def _explained(err: ValidationError, sources: Mapping[str, str]) -> BadSettings:
+    first = err.errors(include_url=False)[0]
+    name = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(name, Settings.names(), 1)
+        hint = f"did you mean {near[0]}?" if near else "`fleet doctor` lists every setting"
+        return BadSettings(f"there is no setting {name}", hint)
+    shown = "" if "key" in name else f" {first['input']!r}"
+    message = first["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    return BadSettings(f"{name}{shown}: {message}", f"change it ({sources.get(name, 'argument')})")
