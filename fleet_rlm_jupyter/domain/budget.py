@@ -31,10 +31,10 @@ class Reservation:
 class Budget:
     """One ledger for one run: claims before, facts after. Thread-safe; `spent + reserved + free = limit` always holds.
 
-    A refusal of calls, tokens, money or time is sticky: every later claim raises the same error, so nothing that swallows
-    an exception can go on. Running out of *sub*-calls is not: the planner may finish with what it has (docs/adr/0006).
-    Tokens and money are known only after a call: the claim counts an estimate, so calls in flight can end past the limit
-    by as much as the estimate was short, and no call starts after that.
+    A refusal of calls, tokens, money or time is sticky: every later claim raises the same error, so nothing that
+    swallows an exception can go on. Running out of *sub*-calls is not: the planner may finish with what it has
+    (docs/adr/0006). Tokens and money are known only after a call: the claim counts an estimate, so calls in flight
+    can end past the limit by as much as the estimate was short, and no call starts after that.
     """
 
     def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
@@ -70,7 +70,7 @@ class Budget:
         raise error
 
     def settle(self, held: Reservation, tokens: int | None = None, cost: float | None = None) -> None:
-        """One call of `held` was made. `None` means the provider did not say; the estimate then counts for the limit."""
+        """One call of `held` was made. `None`: the provider did not say; the estimate then counts for the limit."""
         with self._lock:
             self._give_back(held, 1)
             self._calls_spent += 1
