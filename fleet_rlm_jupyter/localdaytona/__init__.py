@@ -1,0 +1,1 @@
+"""A loopback server that speaks the Daytona API and runs each sandbox as an isolated local process."""

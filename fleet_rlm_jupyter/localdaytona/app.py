@@ -1,0 +1,214 @@
+"""The control plane: Daytona's REST routes, the key check, and the life of the server."""
+
+import asyncio
+import contextlib
+import hmac
+import json
+import sys
+import traceback
+
+from aiohttp import web
+
+from fleet_rlm_jupyter.localdaytona.events import Events
+from fleet_rlm_jupyter.localdaytona.proxy import Proxy
+from fleet_rlm_jupyter.localdaytona.sandboxes import Sandbox, Sandboxes, number, strings
+from fleet_rlm_jupyter.localdaytona.volumes import Volumes
+from fleet_rlm_jupyter.localdaytona.wire import API, PROXY, ApiError, error_body, parse_object
+
+_SOCKET_PATH = "api/socket.io"
+_MAX_PAGE = 200
+
+
+class ControlPlane:
+    """All routes of the server. Paths below /api are Daytona's; /toolbox leads into the sandboxes."""
+
+    def __init__(self, key: str, about: dict[str, object]) -> None:
+        self._key = key.encode()
+        self._about = about
+        self.web = web.Application(middlewares=[self._guard], client_max_size=64 << 20)
+        self.events = Events(self.web, _SOCKET_PATH, key)
+
+    def open(self, sandboxes: Sandboxes, volumes: Volumes) -> None:
+        """Add the routes; separate from __init__ because sandboxes report to `events`."""
+        self._sandboxes = sandboxes
+        self._volumes = volumes
+        self.proxy = Proxy(sandboxes)
+        add = self.web.router.add_route
+        add("GET", "/api/health", self._health)
+        add("POST", "/api/sandbox", self._create)
+        add("GET", "/api/sandbox", self._list)
+        add("GET", "/api/sandbox/{id}", self._get)
+        add("DELETE", "/api/sandbox/{id}", self._delete)
+        add("POST", "/api/sandbox/{id}/start", self._start)
+        add("POST", "/api/sandbox/{id}/stop", self._stop)
+        add("POST", "/api/sandbox/{id}/fork", self._fork)
+        add("PUT", "/api/sandbox/{id}/labels", self._labels)
+        for name, lowest in (("autostop", 0), ("autodelete", -1), ("autoarchive", 0), ("ttl", 0)):
+            add("POST", f"/api/sandbox/{{id}}/{name}/{{minutes}}", self._interval_route(name, lowest))
+        add("POST", "/api/sandbox/{id}/last-activity", self._touch)
+        add("GET", "/api/sandbox/{id}/toolbox-proxy-url", self._toolbox_url)
+        add("GET", "/api/volumes", self._list_volumes)
+        add("POST", "/api/volumes", self._create_volume)
+        add("GET", "/api/volumes/by-name/{id}", self._get_volume)
+        add("GET", "/api/volumes/{id}", self._get_volume)
+        add("DELETE", "/api/volumes/{id}", self._delete_volume)
+        add("*", "/toolbox/{id}/{tail:.*}", self.proxy.handle)
+        add("*", "/{tail:.*}", _unknown)
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler) -> web.StreamResponse:
+        """Refuse whoever lacks the key, and answer every error in Daytona's form."""
+        try:
+            if not request.path.startswith(f"/{_SOCKET_PATH}/"):  # there the key comes in the first message
+                self._check_key(request)
+            return await handler(request)
+        except ApiError as err:
+            problem = err
+        except web.HTTPException as err:
+            problem = ApiError(err.status, err.reason.upper().replace(" ", "_"), err.reason)
+        except ConnectionError:
+            raise  # the client is gone: nobody to answer
+        except Exception as err:
+            traceback.print_exc(file=sys.stderr)
+            problem = ApiError(500, "INTERNAL_SERVER_ERROR", f"{type(err).__name__}: {err}")
+        source = PROXY if request.path.startswith("/toolbox/") else API
+        body = error_body(problem, source, request.method, request.path)
+        return web.Response(status=problem.status, body=body, content_type="application/json")
+
+    def _check_key(self, request: web.Request) -> None:
+        kind, _, key = request.headers.get("Authorization", "").partition(" ")
+        if kind.lower() != "bearer" or not hmac.compare_digest(key.strip().encode("utf-8", "replace"), self._key):
+            raise ApiError(401, "UNAUTHORIZED", "Invalid credentials: the API key is missing or wrong")
+
+    def _find(self, request: web.Request) -> Sandbox:
+        return self._sandboxes.get(request.match_info["id"])
+
+    def _show(self, sandbox: Sandbox) -> web.Response:
+        return web.json_response(self._sandboxes.describe(sandbox))
+
+    async def _health(self, request: web.Request) -> web.Response:
+        return web.json_response({"status": "ok", **self._about})
+
+    async def _create(self, request: web.Request) -> web.Response:
+        # shielded, here and below: a client that gives up must not leave a half-made sandbox
+        body = parse_object(await request.read())
+        return self._show(await asyncio.shield(self._sandboxes.create(body)))
+
+    async def _list(self, request: web.Request) -> web.Response:
+        query = request.query
+        try:
+            labels = json.loads(query.get("labels") or "{}")
+            limit = min(max(int(query.get("limit") or 100), 1), _MAX_PAGE)
+            start = int(query.get("cursor") or 0)
+        except ValueError as err:
+            raise ApiError(400, "BAD_REQUEST", f"the query cannot be read: {err}") from err
+        if not isinstance(labels, dict):
+            raise ApiError(400, "BAD_REQUEST", "labels must be a JSON object")
+        states = query.getall("states", [])
+        found = [
+            one
+            for one in self._sandboxes.all()
+            if all(one.labels.get(name) == value for name, value in labels.items())
+            and (not states or one.state in states)
+            and one.identifier.startswith(query.get("id", "").lower())
+            and one.name.lower().startswith(query.get("name", "").lower())
+        ]
+        page = found[start : start + limit]
+        following = str(start + limit) if start + limit < len(found) else None
+        items = [self._sandboxes.describe(one) for one in page]
+        return web.json_response({"items": items, "nextCursor": following})
+
+    async def _get(self, request: web.Request) -> web.Response:
+        return self._show(self._find(request))
+
+    async def _delete(self, request: web.Request) -> web.Response:
+        sandbox = self._find(request)
+        await asyncio.shield(self._sandboxes.delete(sandbox))
+        await self.proxy.forget(sandbox.identifier)
+        return self._show(sandbox)
+
+    async def _start(self, request: web.Request) -> web.Response:
+        sandbox = self._find(request)
+        await asyncio.shield(self._sandboxes.start(sandbox))
+        return self._show(sandbox)
+
+    async def _stop(self, request: web.Request) -> web.Response:
+        sandbox = self._find(request)
+        await asyncio.shield(self._sandboxes.stop(sandbox))
+        await self.proxy.forget(sandbox.identifier)
+        return self._show(sandbox)
+
+    async def _fork(self, request: web.Request) -> web.Response:
+        self._find(request)
+        raise ApiError(422, "UNPROCESSABLE_ENTITY", "Forking is not supported for this sandbox")
+
+    async def _labels(self, request: web.Request) -> web.Response:
+        sandbox = self._find(request)
+        sandbox.labels = strings(parse_object(await request.read()), "labels")
+        return web.json_response({"labels": sandbox.labels})
+
+    def _interval_route(self, name: str, lowest: int):
+        async def set_interval(request: web.Request) -> web.Response:
+            sandbox = self._find(request)
+            try:
+                given: dict[str, object] = {name: int(request.match_info["minutes"])}
+            except ValueError as err:
+                raise ApiError(400, "BAD_REQUEST", f"{name} must be a whole number of minutes") from err
+            minutes = number(given, name, 0, lowest)
+            if name == "autostop":
+                sandbox.auto_stop = minutes
+            elif name == "autodelete":
+                sandbox.auto_delete = minutes
+            elif name == "ttl":
+                sandbox.ttl_minutes = minutes
+            else:
+                sandbox.wanted = {**sandbox.wanted, "autoArchiveInterval": minutes}
+            return self._show(sandbox)
+
+        return set_interval
+
+    async def _touch(self, request: web.Request) -> web.Response:
+        self._find(request).touch()
+        return web.Response(status=201)
+
+    async def _toolbox_url(self, request: web.Request) -> web.Response:
+        return web.json_response({"url": self._sandboxes.describe(self._find(request))["toolboxProxyUrl"]})
+
+    async def _list_volumes(self, request: web.Request) -> web.Response:
+        return web.json_response(self._volumes.all())
+
+    async def _create_volume(self, request: web.Request) -> web.Response:
+        name = parse_object(await request.read()).get("name")
+        if name is not None and not isinstance(name, str):
+            raise ApiError(400, "BAD_REQUEST", "name must be a string")
+        return web.json_response(self._volumes.create(name))
+
+    async def _get_volume(self, request: web.Request) -> web.Response:
+        return web.json_response(self._volumes.get(request.match_info["id"]))
+
+    async def _delete_volume(self, request: web.Request) -> web.Response:
+        volume = self._volumes.get(request.match_info["id"])
+        if self._sandboxes.uses_volume(str(volume["id"])):
+            raise ApiError(409, "CONFLICT", f"Volume {volume['name']} is in use by a sandbox")
+        await asyncio.to_thread(self._volumes.delete, str(volume["id"]))
+        return web.Response()
+
+
+async def keep_time(sandboxes: Sandboxes, every: float) -> None:
+    """Let the timers run until cancelled; one failure must not stop them all."""
+    while True:
+        await asyncio.sleep(every)
+        try:
+            await sandboxes.tick()
+        except Exception:
+            traceback.print_exc(file=sys.stderr)
+
+
+async def close(plane: ControlPlane) -> None:
+    with contextlib.suppress(Exception):
+        await plane.events.close()
+    await plane.proxy.close()
+
+
+async def _unknown(request: web.Request) -> web.Response:
+    raise ApiError(501, "NOT_IMPLEMENTED", f"{request.method} {request.path} is not offered by the local server")

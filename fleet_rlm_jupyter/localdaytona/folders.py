@@ -1,0 +1,89 @@
+"""The temporary folders of a server: making them, and sweeping those of servers that are gone."""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from fleet_rlm_jupyter.localdaytona.plan import INSIDE_UID, USER
+from fleet_rlm_jupyter.localdaytona.zygote import remove_tree
+
+_PREFIX = "fleet-localdaytona-"
+_ETC_FILES = ("ld.so.cache", "ld.so.conf", "localtime", "timezone", "mime.types", "protocols", "services", "os-release")
+_ETC_FOLDERS = ("ld.so.conf.d", "alternatives", "ssl/certs", "fonts", "pki/tls/certs", "pki/ca-trust/extracted")
+_SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
+
+
+class Folders:
+    """One folder per server, locked while the server lives; `shared` is what its sandboxes have in common."""
+
+    def __init__(self) -> None:
+        self.base = tempfile.mkdtemp(prefix=_PREFIX)
+        os.chmod(self.base, 0o711)
+        self._lock = os.open(f"{self.base}/lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self.shared = f"{self.base}/shared"
+        _copy_etc(Path(self.shared) / "etc")
+        Path(self.shared, "bin").mkdir()
+
+    def path_with(self, interpreter: str) -> str:
+        """A PATH on which `python3` is this interpreter."""
+        folder = os.path.dirname(interpreter)
+        if os.path.exists(f"{folder}/python3"):
+            return f"{folder}:{_SYSTEM_PATH}"
+        os.symlink(interpreter, f"{self.shared}/bin/python3")
+        return f"/opt/daytona/bin:{self.shared}/bin:{_SYSTEM_PATH}"
+
+    def make_sandbox(self, identifier: str, owner: int | None) -> str:
+        """The folder of a sandbox, with a home that is kept over a stop and a /tmp that is not."""
+        folder = f"{self.base}/{identifier}"
+        os.makedirs(f"{folder}/root", exist_ok=True)
+        os.chmod(folder, 0o711)
+        if os.path.lexists(f"{folder}/tmp"):
+            remove_tree(f"{folder}/tmp")
+        for name, mode in (("home", 0o700), ("tmp", 0o1777 if owner is None else 0o700)):
+            path = f"{folder}/{name}"
+            if not os.path.lexists(path):
+                os.mkdir(path)
+                os.chmod(path, mode)
+                if owner is not None:
+                    os.chown(path, owner, owner)
+        return folder
+
+
+def sweep() -> None:
+    """Delete what servers left that were killed together with their fork servers."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        try:
+            if folder.lstat().st_uid != os.getuid():
+                continue
+            lock = os.open(folder / "lock", os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            continue
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            remove_tree(str(folder))
+        os.close(lock)
+
+
+def _copy_etc(etc: Path) -> None:
+    etc.mkdir(parents=True)
+    for name in _ETC_FILES:
+        with contextlib.suppress(OSError):
+            shutil.copyfile(f"/etc/{name}", etc / name)
+    if sys.platform == "linux":
+        for name in _ETC_FOLDERS:
+            with contextlib.suppress(OSError, shutil.Error):
+                shutil.copytree(f"/etc/{name}", etc / name, symlinks=True, ignore_dangling_symlinks=True)
+    lines = {
+        "passwd": f"{USER}:x:{INSIDE_UID}:{INSIDE_UID}::/home/daytona:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n",
+        "group": f"{USER}:x:{INSIDE_UID}:\nnogroup:x:65534:\n",
+        "hosts": "127.0.0.1 localhost sandbox\n::1 localhost\n",
+        "hostname": "sandbox\n",
+        "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
+    }
+    for name, text in lines.items():
+        (etc / name).write_text(text)

@@ -1,0 +1,67 @@
+"""What the control plane tells the fork server about one sandbox: folders, mounts, limits, environment."""
+
+import json
+from dataclasses import asdict, dataclass, field
+
+HOME = "/home/daytona"
+BIN = "/opt/daytona/bin"
+USER = "daytona"
+INSIDE_UID = 1000
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A folder of a volume (`root`/`subpath` on the host) and where the sandbox sees it."""
+
+    root: str
+    subpath: str
+    target: str
+
+
+@dataclass(frozen=True)
+class Limits:
+    memory_mb: int = 0  # per process; 0 means no limit
+    file_mb: int = 16384
+    open_files: int = 4096
+    processes: int = 512
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything the start of one sandbox needs. `folder` holds root/, home/, tmp/ and the socket."""
+
+    sandbox_id: str
+    level: str
+    folder: str
+    shared: str  # etc/ and bin/, made once per server
+    owner: int | None  # the user id to become; None: stay the user who runs the server
+    read_only: tuple[str, ...] = ()
+    mounts: tuple[Mount, ...] = ()
+    env: dict[str, str] = field(default_factory=dict)
+    limits: Limits = field(default_factory=Limits)
+    path: str = "/usr/local/bin:/usr/bin:/bin"
+    probe: str = ""  # an interpreter to try inside; the sandbox says how it went and ends
+
+    @property
+    def home(self) -> str:
+        """The home folder as the sandbox sees it."""
+        return HOME if self.level == "L3" else f"{self.folder}/home"
+
+    @property
+    def tmp(self) -> str:
+        return "/tmp" if self.level == "L3" else f"{self.folder}/tmp"
+
+    @property
+    def socket(self) -> str:
+        return f"{self.folder}/sock"
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Plan":
+        raw = json.loads(text)
+        raw["read_only"] = tuple(raw["read_only"])
+        raw["mounts"] = tuple(Mount(**mount) for mount in raw["mounts"])
+        raw["limits"] = Limits(**raw["limits"])
+        return cls(**raw)

@@ -1,0 +1,122 @@
+"""Carries toolbox requests into a sandbox: streams both ways, and leaves the key outside."""
+
+import asyncio
+import contextlib
+
+import aiohttp
+from aiohttp import WSMsgType, web
+from yarl import URL
+
+from fleet_rlm_jupyter.localdaytona.sandboxes import Sandbox, Sandboxes
+from fleet_rlm_jupyter.localdaytona.wire import ApiError
+
+_BUFFER = 1 << 20
+# Not passed on: what belongs to one connection only, and what must not enter a sandbox.
+_DROPPED_IN = {"authorization", "connection", "cookie", "expect", "host", "keep-alive", "transfer-encoding", "upgrade"}
+_DROPPED_OUT = {"connection", "keep-alive", "transfer-encoding", "date", "server"}
+
+
+class Proxy:
+    """One connection pool per running sandbox, to the socket of its toolbox."""
+
+    def __init__(self, sandboxes: Sandboxes) -> None:
+        self._sandboxes = sandboxes
+        self._sessions: dict[str, aiohttp.ClientSession] = {}
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        sandbox = self._sandboxes.get(request.match_info["id"])
+        if sandbox.state != "started":
+            raise ApiError(400, "SANDBOX_NOT_STARTED", f"Sandbox is not started: its state is {sandbox.state}")
+        sandbox.touch()
+        sandbox.connections += 1
+        tail = request.rel_url.raw_path.split("/", 3)[3]
+        url = URL(f"http://sandbox/{tail}", encoded=True).with_query(request.rel_url.query)
+        try:
+            session = self._session(sandbox)
+            if request.headers.get("Upgrade", "").lower() == "websocket":
+                return await _carry_socket(session, request, url)
+            return await _carry(session, request, url)
+        except aiohttp.ClientError as err:
+            raise ApiError(502, "BAD_GATEWAY", f"the sandbox does not answer: {err}") from err
+        finally:
+            sandbox.connections -= 1
+            sandbox.touch()
+
+    async def forget(self, identifier: str) -> None:
+        """Close the connections to a sandbox that stopped."""
+        session = self._sessions.pop(identifier, None)
+        if session is not None:
+            await session.close()
+
+    async def close(self) -> None:
+        for identifier in list(self._sessions):
+            await self.forget(identifier)
+
+    def _session(self, sandbox: Sandbox) -> aiohttp.ClientSession:
+        if sandbox.identifier not in self._sessions:
+            self._sessions[sandbox.identifier] = aiohttp.ClientSession(
+                connector=aiohttp.UnixConnector(self._sandboxes.socket(sandbox), limit=0, keepalive_timeout=600),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=30),
+                auto_decompress=False,
+                read_bufsize=_BUFFER,
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+        return self._sessions[sandbox.identifier]
+
+
+async def _carry(session: aiohttp.ClientSession, request: web.Request, url: URL) -> web.StreamResponse:
+    headers = {name: value for name, value in request.headers.items() if name.lower() not in _DROPPED_IN}
+    body = request.content if request.body_exists else None
+    async with session.request(request.method, url, data=body, headers=headers, allow_redirects=False) as answer:
+        response = web.StreamResponse(status=answer.status, reason=answer.reason)
+        for name, value in answer.headers.items():
+            if name.lower() not in _DROPPED_OUT:
+                response.headers[name] = value
+        await response.prepare(request)
+        if answer.status != 204:
+            async for piece in answer.content.iter_any():
+                await response.write(piece)
+        await response.write_eof()
+        return response
+
+
+async def _carry_socket(session: aiohttp.ClientSession, request: web.Request, url: URL) -> web.StreamResponse:
+    offered = [part.strip() for part in request.headers.get("Sec-WebSocket-Protocol", "").split(",") if part.strip()]
+    try:
+        inner = await session.ws_connect(url, protocols=offered, max_msg_size=0, autoclose=False)
+    except aiohttp.WSServerHandshakeError as err:
+        raise ApiError(err.status, "BAD_REQUEST", f"the sandbox refused the WebSocket: HTTP {err.status}") from err
+    outer = web.WebSocketResponse(
+        protocols=(inner.protocol,) if inner.protocol else (), max_msg_size=0, autoclose=False, compress=False
+    )
+    await outer.prepare(request)
+    ways = [asyncio.create_task(_pump(outer, inner)), asyncio.create_task(_pump(inner, outer))]
+    try:
+        await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for way in ways:
+            way.cancel()
+        await asyncio.gather(*ways, return_exceptions=True)
+        await inner.close()
+        await outer.close()
+    return outer
+
+
+async def _pump(
+    source: web.WebSocketResponse | aiohttp.ClientWebSocketResponse,
+    sink: web.WebSocketResponse | aiohttp.ClientWebSocketResponse,
+) -> None:
+    """Pass messages on until one side closes; then close the other with the same code and reason."""
+    with contextlib.suppress(ConnectionError):
+        while True:
+            message = await source.receive()
+            if message.type is WSMsgType.BINARY:
+                await sink.send_bytes(message.data)
+            elif message.type is WSMsgType.TEXT:
+                await sink.send_str(message.data)
+            elif message.type is WSMsgType.CLOSE:
+                await sink.close(code=message.data or 1000, message=(message.extra or "").encode())
+                return
+            elif message.type in (WSMsgType.CLOSED, WSMsgType.CLOSING, WSMsgType.ERROR):
+                await sink.close(code=1001)
+                return

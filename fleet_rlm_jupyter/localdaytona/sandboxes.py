@@ -1,0 +1,281 @@
+"""The records of all sandboxes, what may be done with them, and the timers that stop or delete idle ones."""
+
+import asyncio
+import os
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from fleet_rlm_jupyter.localdaytona.folders import Folders
+from fleet_rlm_jupyter.localdaytona.plan import Limits, Mount, Plan
+from fleet_rlm_jupyter.localdaytona.spawner import Spawner, SpawnError
+from fleet_rlm_jupyter.localdaytona.volumes import Volumes
+from fleet_rlm_jupyter.localdaytona.wire import ApiError, timestamp
+
+DEFAULT_AUTO_STOP_MINUTES = 15
+_RESERVED = ("/", "/proc", "/dev", "/etc", "/usr", "/bin", "/sbin", "/lib", "/lib64", "/tmp", "/home", "/opt")
+Listener = Callable[[str, dict[str, object]], Awaitable[None]]
+
+
+@dataclass
+class Sandbox:
+    """One sandbox as the API shows it; `wanted` is the checked body of the request that made it."""
+
+    identifier: str
+    name: str
+    wanted: dict[str, object]
+    labels: dict[str, str]
+    auto_stop: int
+    auto_delete: int
+    ttl_minutes: int
+    state: str = "creating"
+    error: str | None = None
+    created: float = field(default_factory=time.time)
+    updated: float = field(default_factory=time.time)
+    active: float = field(default_factory=time.time)
+    stopped: float | None = None
+    connections: int = 0
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def touch(self) -> None:
+        self.active = time.time()
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What all sandboxes of a server stand on."""
+
+    level: str
+    owner: int | None
+    folders: Folders
+    path: str
+    read_only: tuple[str, ...]
+    memory_mb: int
+    toolbox_url: str
+    minute_seconds: float  # how long a minute of the timers lasts
+
+
+class Sandboxes:
+    """All sandboxes of this server. State changes of one sandbox happen one after the other."""
+
+    def __init__(self, ground: Ground, spawner: Spawner, volumes: Volumes, tell: Listener) -> None:
+        self._ground = ground
+        self._spawner = spawner
+        self._volumes = volumes
+        self._tell = tell
+        self._all: dict[str, Sandbox] = {}
+
+    def all(self) -> list[Sandbox]:
+        return list(self._all.values())
+
+    def get(self, id_or_name: str) -> Sandbox:
+        found = self._all.get(id_or_name)
+        if found is None:
+            found = next((one for one in self._all.values() if one.name == id_or_name), None)
+        if found is None:
+            raise ApiError(404, "NOT_FOUND", f"Sandbox with ID or name {id_or_name} not found")
+        return found
+
+    async def create(self, body: dict[str, object]) -> Sandbox:
+        identifier = str(uuid.uuid4())
+        name = body.get("name") or identifier
+        if not isinstance(name, str):
+            raise ApiError(400, "BAD_REQUEST", "name must be a string")
+        if any(one.name == name for one in self._all.values()):
+            raise ApiError(409, "CONFLICT", f"Sandbox with name {name} already exists")
+        sandbox = Sandbox(
+            identifier=identifier,
+            name=name,
+            wanted=body,
+            labels=strings(body, "labels"),
+            auto_stop=number(body, "autoStopInterval", DEFAULT_AUTO_STOP_MINUTES),
+            auto_delete=number(body, "autoDeleteInterval", -1, lowest=-1),
+            ttl_minutes=number(body, "ttlMinutes", 0),
+        )
+        plan = self._plan(sandbox)  # a bad body is refused before anything exists
+        self._all[identifier] = sandbox
+        async with sandbox.lock:
+            try:
+                await self._launch(sandbox, plan)
+            except ApiError:
+                del self._all[identifier]
+                await self._spawner.remove(identifier, plan.folder)
+                raise
+        return sandbox
+
+    async def start(self, sandbox: Sandbox) -> None:
+        async with sandbox.lock:
+            if sandbox.state == "started":
+                return
+            self._must_exist(sandbox)
+            await self._change(sandbox, "starting")
+            await self._launch(sandbox, self._plan(sandbox))
+
+    async def stop(self, sandbox: Sandbox) -> None:
+        async with sandbox.lock:
+            if sandbox.state == "stopped":
+                return
+            self._must_exist(sandbox)
+            await self._change(sandbox, "stopping")
+            await self._spawner.kill(sandbox.identifier)
+            sandbox.stopped = time.time()
+            await self._change(sandbox, "stopped")
+        if sandbox.auto_delete == 0:
+            await self.delete(sandbox)
+
+    async def delete(self, sandbox: Sandbox) -> None:
+        async with sandbox.lock:
+            if self._all.get(sandbox.identifier) is not sandbox:
+                return
+            await self._change(sandbox, "destroying")
+            await self._spawner.kill(sandbox.identifier)
+            del self._all[sandbox.identifier]
+            await self._spawner.remove(sandbox.identifier, self.folder(sandbox))
+            await self._change(sandbox, "destroyed")
+
+    def on_exit(self, identifier: str) -> None:
+        """The processes of a sandbox are gone; if nobody asked for that, it failed."""
+        sandbox = self._all.get(identifier)
+        if sandbox is not None and sandbox.state == "started":
+            sandbox.error = "the sandbox's process ended: it was killed, or ran out of memory"
+            sandbox.state = "error"
+
+    async def tick(self) -> None:
+        """Stop and delete what has been idle for too long."""
+        now, minute = time.time(), self._ground.minute_seconds
+        for sandbox in self.all():
+            if sandbox.connections:
+                sandbox.touch()
+            if sandbox.ttl_minutes and now - sandbox.created >= sandbox.ttl_minutes * minute:
+                await self.delete(sandbox)
+            elif sandbox.state == "started" and 0 < sandbox.auto_stop * minute <= now - sandbox.active:
+                await self.stop(sandbox)
+            elif sandbox.stopped and 0 < sandbox.auto_delete * minute <= now - sandbox.stopped:
+                await self.delete(sandbox)
+
+    def folder(self, sandbox: Sandbox) -> str:
+        return f"{self._ground.folders.base}/{sandbox.identifier}"
+
+    def socket(self, sandbox: Sandbox) -> str:
+        return f"{self.folder(sandbox)}/sock"
+
+    def uses_volume(self, identifier: str) -> bool:
+        return any(
+            mount.root == self._volumes.files(identifier) for one in self.all() for mount in self._mounts(one.wanted)
+        )
+
+    def describe(self, sandbox: Sandbox) -> dict[str, object]:
+        """The sandbox as Daytona's `Sandbox` model."""
+        wanted = sandbox.wanted
+        return {
+            "id": sandbox.identifier,
+            "organizationId": "local",
+            "name": sandbox.name,
+            "snapshot": wanted.get("snapshot") or "local",
+            "user": "daytona",
+            "env": strings(wanted, "env"),
+            "labels": sandbox.labels,
+            "public": bool(wanted.get("public")),
+            "networkBlockAll": self._ground.level == "L3",
+            "kvm": False,
+            "target": wanted.get("target") or "local",
+            "cpu": number(wanted, "cpu", 0) or os.cpu_count() or 1,
+            "gpu": 0,
+            "memory": number(wanted, "memory", 0) or -(-self._ground.memory_mb // 1024),
+            "disk": number(wanted, "disk", 0),
+            "state": sandbox.state,
+            "desiredState": "started" if sandbox.state in ("creating", "starting", "started") else "stopped",
+            "errorReason": sandbox.error,
+            "recoverable": False,
+            "autoStopInterval": sandbox.auto_stop,
+            "autoArchiveInterval": number(wanted, "autoArchiveInterval", 0),
+            "autoDeleteInterval": sandbox.auto_delete,
+            "volumes": wanted.get("volumes") or [],
+            "createdAt": timestamp(sandbox.created),
+            "updatedAt": timestamp(sandbox.updated),
+            "lastActivityAt": timestamp(sandbox.active),
+            "sandboxClass": "container",
+            "daemonVersion": "localdaytona",
+            "runnerId": f"local-{self._ground.level}",
+            "toolboxProxyUrl": self._ground.toolbox_url,
+        }
+
+    def _must_exist(self, sandbox: Sandbox) -> None:
+        if self._all.get(sandbox.identifier) is not sandbox:
+            raise ApiError(404, "NOT_FOUND", f"Sandbox with ID or name {sandbox.identifier} not found")
+
+    async def _launch(self, sandbox: Sandbox, plan: Plan) -> None:
+        try:
+            self._ground.folders.make_sandbox(sandbox.identifier, self._ground.owner)
+            await self._spawner.launch(plan)
+        except (SpawnError, OSError) as err:
+            sandbox.error = str(err)
+            await self._change(sandbox, "error")
+            raise ApiError(500, "INTERNAL_SERVER_ERROR", f"the sandbox did not start: {err}") from err
+        sandbox.touch()
+        sandbox.stopped = None
+        await self._change(sandbox, "started")
+
+    async def _change(self, sandbox: Sandbox, state: str) -> None:
+        old, sandbox.state, sandbox.updated = sandbox.state, state, time.time()
+        shown = self.describe(sandbox)
+        if old == "creating":
+            await self._tell("sandbox.created", shown)
+        await self._tell("sandbox.state.updated", {"sandbox": shown, "oldState": old, "newState": state})
+
+    def _plan(self, sandbox: Sandbox) -> Plan:
+        memory_gb, disk_gb = number(sandbox.wanted, "memory", 0), number(sandbox.wanted, "disk", 0)
+        limits = Limits(memory_mb=memory_gb * 1024 or self._ground.memory_mb)
+        if disk_gb:
+            limits = replace(limits, file_mb=disk_gb * 1024)
+        return Plan(
+            sandbox_id=sandbox.identifier,
+            level=self._ground.level,
+            folder=self.folder(sandbox),
+            shared=self._ground.folders.shared,
+            owner=self._ground.owner,
+            read_only=self._ground.read_only,
+            mounts=tuple(self._mounts(sandbox.wanted)),
+            env=strings(sandbox.wanted, "env"),
+            limits=limits,
+            path=self._ground.path,
+        )
+
+    def _mounts(self, wanted: dict[str, object]) -> list[Mount]:
+        given = wanted.get("volumes") or []
+        if not isinstance(given, list):
+            raise ApiError(400, "BAD_REQUEST", "volumes must be a list")
+        mounts: list[Mount] = []
+        for one in given:
+            if not isinstance(one, dict):
+                raise ApiError(400, "BAD_REQUEST", "a volume must be an object")
+            volume = self._volumes.get(str(one.get("volumeId")))
+            target, subpath = os.path.normpath(str(one.get("mountPath") or "")), str(one.get("subpath") or "")
+            if not target.startswith("/") or target in _RESERVED or target.startswith(("/proc/", "/dev/", "/etc/")):
+                raise ApiError(400, "BAD_REQUEST", f"a volume cannot be mounted at {target}")
+            if ".." in Path(subpath).parts:
+                raise ApiError(400, "BAD_REQUEST", "the subpath of a volume must not contain '..'")
+            if self._ground.level != "L3" and not target.startswith("/home/daytona/"):
+                raise ApiError(400, "BAD_REQUEST", "without isolation a volume must be mounted below /home/daytona/")
+            mounts.append(Mount(self._volumes.files(str(volume["id"])), subpath, target))
+        return mounts
+
+
+def strings(body: dict[str, object], name: str) -> dict[str, str]:
+    """The map of strings at `name` in a request; raises ApiError 400."""
+    value = body.get(name) or {}
+    if not isinstance(value, dict) or not all(isinstance(one, str) and "\0" not in one for one in value.values()):
+        raise ApiError(400, "BAD_REQUEST", f"{name} must map names to strings")
+    return value
+
+
+def number(body: dict[str, object], name: str, default: int, lowest: int = 0) -> int:
+    """The whole number at `name` in a request; raises ApiError 400."""
+    value = body.get(name)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
+        raise ApiError(400, "BAD_REQUEST", f"{name} must be a whole number, {lowest} or more")
+    return value

@@ -1,0 +1,166 @@
+"""The system call filter of a sandbox: what code in it may not ask the kernel for."""
+
+import ctypes
+import errno
+import platform
+import struct
+
+from fleet_rlm_jupyter.localdaytona import linux
+
+_ALLOW = 0x7FFF0000
+_ERRNO = 0x00050000
+_KILL = 0x80000000
+
+_LOAD = 0x20  # BPF_LD | BPF_W | BPF_ABS
+_EQUAL = 0x15  # BPF_JMP | BPF_JEQ
+_AT_LEAST = 0x35  # BPF_JMP | BPF_JGE
+_ANY_BIT = 0x45  # BPF_JMP | BPF_JSET
+_RETURN = 0x06
+
+_NUMBER, _ARCH = 0, 4
+_NEW_NAMESPACES = (
+    linux.CLONE_NEWNS
+    | linux.CLONE_NEWCGROUP
+    | linux.CLONE_NEWUTS
+    | linux.CLONE_NEWIPC
+    | linux.CLONE_NEWUSER
+    | linux.CLONE_NEWPID
+    | linux.CLONE_NEWNET
+)
+_AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK, _NETLINK_ROUTE = 1, 2, 10, 16, 0
+_TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
+
+# Denied outright: (x86_64, aarch64); None where the architecture has no such call.
+_DENIED: dict[str, tuple[int | None, int | None]] = {
+    "acct": (163, 89),
+    "add_key": (248, 217),
+    "adjtimex": (159, 171),
+    "bpf": (321, 280),
+    "chroot": (161, 51),
+    "clock_adjtime": (305, 266),
+    "clock_settime": (227, 112),
+    "delete_module": (176, 106),
+    "fanotify_init": (300, 262),
+    "finit_module": (313, 273),
+    "fsconfig": (431, 431),
+    "fsmount": (432, 432),
+    "fsopen": (430, 430),
+    "fspick": (433, 433),
+    "init_module": (175, 105),
+    "io_uring_enter": (426, 426),
+    "io_uring_register": (427, 427),
+    "io_uring_setup": (425, 425),
+    "ioperm": (173, None),
+    "iopl": (172, None),
+    "kcmp": (312, 272),
+    "kexec_file_load": (320, 294),
+    "kexec_load": (246, 104),
+    "keyctl": (250, 219),
+    "lookup_dcookie": (212, 18),
+    "modify_ldt": (154, None),
+    "mount": (165, 40),
+    "mount_setattr": (442, 442),
+    "move_mount": (429, 429),
+    "name_to_handle_at": (303, 264),
+    "nfsservctl": (180, 42),
+    "open_by_handle_at": (304, 265),
+    "open_tree": (428, 428),
+    "open_tree_attr": (467, 467),
+    "perf_event_open": (298, 241),
+    "pidfd_getfd": (438, 438),
+    "pivot_root": (155, 41),
+    "process_madvise": (440, 440),
+    "process_vm_readv": (310, 270),
+    "process_vm_writev": (311, 271),
+    "ptrace": (101, 117),
+    "quotactl": (179, 60),
+    "quotactl_fd": (443, 443),
+    "reboot": (169, 142),
+    "request_key": (249, 218),
+    "setdomainname": (171, 162),
+    "sethostname": (170, 161),
+    "setns": (308, 268),
+    "settimeofday": (164, 170),
+    "swapoff": (168, 225),
+    "swapon": (167, 224),
+    "syslog": (103, 116),
+    "umount2": (166, 39),
+    "unshare": (272, 97),
+    "uselib": (134, None),
+    "userfaultfd": (323, 282),
+    "vhangup": (153, 58),
+}
+_CHECKED = {"clone": (56, 220), "clone3": (435, 435), "ioctl": (16, 29), "socket": (41, 198)}
+_ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
+_X32_BIT = 0x40000000
+
+
+class _Filter(ctypes.Structure):
+    _fields_ = [("length", ctypes.c_ushort), ("program", ctypes.c_char_p)]
+
+
+def install() -> None:
+    """Load the filter for this process and all it starts; needs no-new-privileges.
+
+    Raises OSError when the kernel has no filters or this architecture is unknown.
+    """
+    column, arch = _ARCHITECTURES.get(platform.machine(), (None, None))
+    if column is None:
+        raise OSError(errno.ENOSYS, f"seccomp: no table for the architecture {platform.machine()}")
+    code = _program(column, arch)
+    linux._call(
+        "prctl",
+        ctypes.c_int(22),  # PR_SET_SECCOMP
+        ctypes.c_ulong(2),  # SECCOMP_MODE_FILTER
+        ctypes.byref(_Filter(len(code) // 8, code)),
+        ctypes.c_ulong(0),
+        ctypes.c_ulong(0),
+    )
+
+
+def _program(column: int, arch: int) -> bytes:
+    number = {name: numbers[column] for name, numbers in _CHECKED.items()}
+    code = _load(_ARCH) + _jump(_EQUAL, arch, 1, 0) + _answer(_KILL) + _load(_NUMBER)
+    if column == 0:
+        code += _jump(_AT_LEAST, _X32_BIT, 0, 1) + _deny(errno.ENOSYS)
+    for denied in sorted(row[column] for row in _DENIED.values() if row[column] is not None):
+        code += _when(denied, _deny(errno.EPERM))
+    code += _when(number["clone3"], _deny(errno.ENOSYS))  # its flags lie in memory; libc falls back to clone
+    code += _when(number["clone"], _load_argument(0) + _jump(_ANY_BIT, _NEW_NAMESPACES, 0, 1) + _deny(errno.EPERM))
+    commands = _load_argument(1)
+    for command in (_TIOCSTI, _TIOCLINUX):
+        commands += _jump(_EQUAL, command, 0, 1) + _deny(errno.EPERM)
+    code += _when(number["ioctl"], commands)
+    families = _load_argument(0)
+    for family in (_AF_UNIX, _AF_INET, _AF_INET6):
+        families += _jump(_EQUAL, family, 0, 1) + _answer(_ALLOW)
+    families += _jump(_EQUAL, _AF_NETLINK, 1, 0) + _deny(errno.EAFNOSUPPORT)
+    families += _load_argument(2) + _jump(_EQUAL, _NETLINK_ROUTE, 1, 0) + _deny(errno.EAFNOSUPPORT)
+    code += _when(number["socket"], families)
+    return code + _answer(_ALLOW)
+
+
+def _when(number: int, then: bytes) -> bytes:
+    """`then`, and allow after it, if the loaded call number matches; else go on with the number loaded."""
+    block = then + _answer(_ALLOW)
+    return _jump(_EQUAL, number, 0, len(block) // 8) + block
+
+
+def _load(offset: int) -> bytes:
+    return struct.pack("HBBI", _LOAD, 0, 0, offset)
+
+
+def _load_argument(index: int) -> bytes:
+    return _load(16 + 8 * index)  # the low half: both architectures are little-endian
+
+
+def _jump(kind: int, value: int, if_true: int, if_false: int) -> bytes:
+    return struct.pack("HBBI", kind, if_true, if_false, value)
+
+
+def _answer(action: int) -> bytes:
+    return struct.pack("HBBI", _RETURN, 0, 0, action)
+
+
+def _deny(number: int) -> bytes:
+    return _answer(_ERRNO | number)

@@ -1,0 +1,202 @@
+"""One run of the server: picks the level, serves until told to stop, leaves nothing behind."""
+
+import asyncio
+import contextlib
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from aiohttp import web
+
+from fleet_rlm_jupyter.localdaytona import app, isolation
+from fleet_rlm_jupyter.localdaytona.folders import Folders
+from fleet_rlm_jupyter.localdaytona.isolation import LABELS, NotIsolated
+from fleet_rlm_jupyter.localdaytona.plan import Plan
+from fleet_rlm_jupyter.localdaytona.sandboxes import Ground, Sandboxes
+from fleet_rlm_jupyter.localdaytona.spawner import Spawner, SpawnError
+from fleet_rlm_jupyter.localdaytona.volumes import Volumes
+
+_SYSTEM_PYTHON = "/usr/bin/python3"
+_FAREWELL_SECONDS = 10
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line said."""
+
+    port: int
+    key: str
+    level: str = "auto"
+    allow_unisolated: bool = False
+    data: str = ""
+    home: str = "/"
+    memory_mb: int = 0
+    minute_seconds: float = 60.0
+    parent_fd: int | None = None
+
+
+@dataclass(frozen=True)
+class Footing:
+    """The level chosen, why not a higher one, and the interpreter that works there."""
+
+    level: str
+    reason: str
+    python: str
+    reaches_host_python: bool
+
+
+async def serve(
+    options: Options,
+    folders: Folders,
+    control: socket.socket,
+    fork_server: "subprocess.Popen[bytes]",
+    on_ready: Callable[[dict[str, object]], None],
+) -> None:
+    """Serve until SIGTERM, SIGINT or the parent's end. Raises NotIsolated or OSError before it is ready."""
+    relay: list[Sandboxes] = []
+    spawner = Spawner(control, lambda identifier: relay[0].on_exit(identifier) if relay else None)
+    await spawner.listen()
+    try:
+        listener = _bind(options.port)
+        owner = isolation.owner()
+        footing = await _choose(options, folders, spawner, owner)
+        port = listener.getsockname()[1]
+        about = _about(footing, port)
+        plane = app.ControlPlane(options.key, about)
+        volumes = Volumes(Path(options.data or f"{folders.base}/data") / "volumes", owner)
+        ground = Ground(
+            level=footing.level,
+            owner=owner,
+            folders=folders,
+            path=folders.path_with(footing.python),
+            read_only=_read_only(footing, options),
+            memory_mb=options.memory_mb,
+            toolbox_url=f"http://127.0.0.1:{port}/toolbox",
+            minute_seconds=options.minute_seconds,
+        )
+        sandboxes = Sandboxes(ground, spawner, volumes, plane.events.tell)
+        relay.append(sandboxes)
+        plane.open(sandboxes, volumes)
+        runner = web.AppRunner(plane.web, access_log=None, shutdown_timeout=1, read_bufsize=1 << 20)
+        await runner.setup()
+        await web.SockSite(runner, listener).start()
+        timers = asyncio.create_task(app.keep_time(sandboxes, min(options.minute_seconds / 6, 5)))
+        stop = _stop_signals(options)
+        on_ready(about)
+        lost = asyncio.create_task(spawner.lost.wait())
+        await asyncio.wait([asyncio.create_task(stop.wait()), lost], return_when=asyncio.FIRST_COMPLETED)
+        timers.cancel()
+        await app.close(plane)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(runner.cleanup(), _FAREWELL_SECONDS)
+    finally:
+        spawner.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            await asyncio.to_thread(fork_server.wait, _FAREWELL_SECONDS)
+
+
+def _bind(port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(("127.0.0.1", port))
+        listener.listen(256)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+async def _choose(options: Options, folders: Folders, spawner: Spawner, owner: int | None) -> Footing:
+    """Try L3 in a child process; fall back to L1 only if that was allowed."""
+    reason = "asked for"
+    if options.level in ("auto", "L3"):
+        try:
+            works = await _probe("L3", options, folders, spawner, owner)
+            return _footing("L3", "namespaces work here", works)
+        except SpawnError as err:
+            reason = str(err)
+        if options.level == "L3":
+            raise NotIsolated(f"level L3 is not available: {reason}", "use --level auto, or set DAYTONA_API_KEY")
+    if not options.allow_unisolated:
+        text = "level L1 does not isolate" if options.level == "L1" else f"no isolation is available: {reason}"
+        raise NotIsolated(text, "pass --allow-unisolated if code may run as you, or set DAYTONA_API_KEY")
+    try:
+        works = await _probe("L1", options, folders, spawner, owner)
+    except SpawnError as err:
+        raise NotIsolated(f"no sandbox can be started: {err}", "set DAYTONA_API_KEY to use Daytona instead") from err
+    return _footing("L1", reason, works)
+
+
+def _footing(level: str, reason: str, works: bool) -> Footing:
+    if not works:
+        reason = f"{reason}; {sys.executable} cannot be reached from a sandbox, so {_SYSTEM_PYTHON} is used"
+    return Footing(level, reason, sys.executable if works else _SYSTEM_PYTHON, works)
+
+
+async def _probe(level: str, options: Options, folders: Folders, spawner: Spawner, owner: int | None) -> bool:
+    identifier = f"probe-{secrets.token_hex(4)}"
+    plan = Plan(
+        sandbox_id=identifier,
+        level=level,
+        folder=folders.make_sandbox(identifier, owner),
+        shared=folders.shared,
+        owner=owner,
+        read_only=isolation.interpreter_paths(options.home) if level == "L3" else (),
+        probe=sys.executable,
+    )
+    try:
+        return bool((await spawner.launch(plan))["python"])
+    finally:
+        await spawner.remove(identifier, plan.folder)
+
+
+def _read_only(footing: Footing, options: Options) -> tuple[str, ...]:
+    return isolation.interpreter_paths(options.home) if footing.reaches_host_python else ()
+
+
+def _about(footing: Footing, port: int) -> dict[str, object]:
+    return {
+        "port": port,
+        "url": f"http://127.0.0.1:{port}/api",
+        "level": footing.level,
+        "label": LABELS[footing.level],
+        "reason": footing.reason,
+        "python": footing.python,
+        "pid": os.getpid(),
+    }
+
+
+def _stop_signals(options: Options) -> asyncio.Event:
+    """An event that is set by a signal, or when the parent is gone.
+
+    Not PR_SET_PDEATHSIG: that fires when the *thread* ends that started us. A process descriptor fires
+    when the whole parent ends, and the pipe works where there are none.
+    """
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        loop.add_signal_handler(number, stop.set)
+    if options.parent_fd is not None:
+        os.set_blocking(options.parent_fd, False)
+        loop.add_reader(options.parent_fd, _on_parent, options.parent_fd, stop)
+        with contextlib.suppress(OSError, AttributeError):
+            loop.add_reader(os.pidfd_open(os.getppid()), stop.set)
+    return stop
+
+
+def _on_parent(fd: int, stop: asyncio.Event) -> None:
+    try:
+        gone = not os.read(fd, 4096)
+    except BlockingIOError:
+        return
+    except OSError:
+        gone = True
+    if gone:
+        asyncio.get_running_loop().remove_reader(fd)
+        stop.set()
