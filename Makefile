@@ -1,0 +1,88 @@
+# Needs make and Python 3.11 or newer; everything else goes into $(VENV).
+
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+
+# Folders are listed too: their times change when a file goes away.
+SOURCES := pyproject.toml README.md LICENSE $(shell find fleet_rlm_jupyter -name __pycache__ -prune -o -print)
+LANES   := $(wildcard tests/unit tests/contract tests/integration tests/docs tests/notebooks)
+
+# PYTHONSAFEPATH keeps the working folder off sys.path, also in the processes that tests start, so what is tested is
+# the installed package, as users have it. In a venv of `make dev` that is this tree.
+PYTEST := PYTHONSAFEPATH=1 $(BIN)/pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help setup dev demo check test test-all other-lanes soak bench
+
+help: ## show these targets
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.run ## make .venv and install the package into it
+
+dev: $(BIN)/python ## the same for work on the package: editable, with everything the checks need
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@for extra in run test dev; do cp pyproject.toml $(VENV)/.$$extra; done
+
+demo: setup ## ask a real question over Python's standard library: no key, no network
+	$(BIN)/fleet ask "Which modules define a class that subclasses Exception, and how many such classes are there?" \
+		--context "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')"
+
+check: $(VENV)/.dev ## lint, format, types, import rules, spelling, house rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+	$(PYTEST) -q tests/unit/test_house.py
+
+test: $(VENV)/.test ## the lanes that need nothing: unit, contract, integration, docs, notebooks
+	$(PYTEST) $(LANES)
+
+test-all: test other-lanes ## test, then the lanes that need something; says which are skipped and why
+
+other-lanes: $(VENV)/.test
+	@if [ -d tests/attack ]; then echo "lane attack: runs"; else echo "lane attack: skipped, tests/attack does not exist yet"; fi
+	@if [ -n "$$DAYTONA_API_KEY" ] && [ -n "$$DAYTONA_API_URL" ]; then echo "lane live: runs"; \
+		else echo "lane live: skipped, it needs DAYTONA_API_KEY and DAYTONA_API_URL"; fi
+	@$(PYTEST) -m "live or attack" tests || [ $$? -eq 5 ] # 5: no such test yet
+
+soak: $(VENV)/.test ## properties with 10,000 examples, and load
+	HYPOTHESIS_PROFILE=soak $(PYTEST) --timeout=3600 -m "hypothesis or soak" tests
+
+bench: $(VENV)/.test ## print the figures
+	$(BIN)/python tests/bench/run.py
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer was not found; install it, or: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is not Python 3.11 or newer; try: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: $(SOURCES) | $(BIN)/python
+	@$(call install,run,.)
+
+$(VENV)/.test: $(SOURCES) | $(BIN)/python
+	@$(call install,test,.[test])
+
+$(VENV)/.dev: $(SOURCES) | $(BIN)/python
+	@$(call install,dev,.[dev])
+
+# $(call install,NAME,WHAT). $(VENV)/.NAME is the pyproject.toml that was installed with these extras: while it is the
+# same, only our own files are put in place again. An editable install stays one. Bytecode is compiled now: without it
+# every start of `fleet` pays for it where a user may not write to the package.
+define install
+	set -e; \
+	if $(IS_EDITABLE); then mode=--editable; else mode=; fi; \
+	if ! cmp -s pyproject.toml $(VENV)/.$(1); then \
+		echo "installing $(2)"; \
+		$(BIN)/python -m pip install --quiet --compile $$mode '$(2)'; \
+		cp pyproject.toml $(VENV)/.$(1); \
+	elif [ -z "$$mode" ]; then \
+		echo "installing the changed package"; \
+		$(BIN)/python -m pip install --quiet --compile --no-deps --force-reinstall .; \
+	fi; \
+	for extra in run test dev; do if cmp -s pyproject.toml $(VENV)/.$$extra; then touch $(VENV)/.$$extra; fi; done
+endef
+
+IS_EDITABLE = $(BIN)/python -c 'import importlib.metadata as m, sys; sys.exit("\"editable\": true" not in (m.distribution("fleet-rlm-jupyter").read_text("direct_url.json") or ""))' 2>/dev/null

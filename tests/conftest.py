@@ -1,0 +1,51 @@
+"""What holds for every lane: hypothesis profiles, no keys of the developer, reasons for what is skipped."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+import fleet_rlm_jupyter
+from fleet_rlm_jupyter.settings import ALSO
+
+PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "default")
+slow_is_fine = [HealthCheck.too_slow]
+settings.register_profile(
+    "default", max_examples=200, deadline=None, derandomize=True, suppress_health_check=slow_is_fine
+)
+settings.register_profile("soak", max_examples=10_000, deadline=None, suppress_health_check=slow_is_fine)
+settings.load_profile(PROFILE)
+
+# A test must neither spend a developer's money nor depend on their settings: only live tests see Daytona's variables.
+DAYTONA = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("DAYTONA_")}
+for name in [name for name in os.environ if name.startswith("FLEET_")] + [
+    name for also in ALSO.values() for name in also
+]:
+    os.environ.pop(name, None)
+
+SKIPPED = {
+    "live": "" if {"DAYTONA_API_KEY", "DAYTONA_API_URL"} <= DAYTONA.keys() else "needs DAYTONA_API_KEY and _URL",
+    "soak": "" if PROFILE == "soak" else "runs with `make soak`",
+}
+
+
+def pytest_report_header() -> str:
+    return f"package under test: {Path(fleet_rlm_jupyter.__file__).parent}, hypothesis profile: {PROFILE}"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.nodeid.startswith("tests/attack/"):
+            item.add_marker("attack")
+        for marker, reason in SKIPPED.items():
+            if reason and item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(autouse=True)
+def _daytona(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.node.get_closest_marker("live"):
+        for name, value in DAYTONA.items():
+            monkeypatch.setenv(name, value)
