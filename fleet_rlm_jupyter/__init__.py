@@ -1,3 +1,40 @@
-"""A Jupyter-native workbench for Recursive Language Models."""
+"""A Jupyter-native workbench for Recursive Language Models.
+
+`interpreter` is a zero-argument callable for `dspy.RLM(…, interpreter_factory=fleet.interpreter)`; `Workbench`,
+`Question` and `Settings` are for programs of your own. Nothing heavy is imported before one of them is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fleet_rlm_jupyter.domain.errors import FleetError, ForUser
+    from fleet_rlm_jupyter.domain.events import Limits
+    from fleet_rlm_jupyter.settings import Settings
+    from fleet_rlm_jupyter.workbench import Question, Workbench, interpreter
 
 __version__ = "0.1.0"
+
+__all__ = ["FleetError", "ForUser", "Limits", "Question", "Settings", "Workbench", "__version__", "interpreter"]
+
+# Where a public name lives. Its module is imported on first use: DSPy alone takes two seconds.
+_HOMES = {
+    "FleetError": "domain.errors",
+    "ForUser": "domain.errors",
+    "Limits": "domain.events",
+    "Settings": "settings",
+    "Question": "workbench",
+    "Workbench": "workbench",
+    "interpreter": "workbench",
+}
+_MODULES = {"domain", "engine", "localdaytona", "sandbox", "settings", "workbench", "terminal", "testing"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

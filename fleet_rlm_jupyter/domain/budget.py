@@ -20,12 +20,16 @@ from fleet_rlm_jupyter.domain.events import BudgetSpent, Limits
 
 @dataclass(slots=True)
 class Reservation:
-    """Claimed calls that are not yet settled. `tokens` and `cost` are what each of them is expected to use."""
+    """Claimed calls: `calls` are not begun yet, `open` are begun and not settled.
+
+    `tokens` and `cost` are what each of them is expected to use.
+    """
 
     calls: int
     sub: bool
     tokens: int
     cost: float
+    open: int = 0
 
 
 class Budget:
@@ -51,6 +55,7 @@ class Budget:
         self._dearest = 0.0
         self._sandboxes = 0
         self._stopped: EndsRun | None = None
+        self._is_urgent = False
         self._watchers: list[Callable[[], None]] = []
 
     def reserve(self, calls: int = 1, *, sub: bool = False, tokens: int = 0) -> Reservation:
@@ -69,12 +74,21 @@ class Budget:
         self.stop(error)
         raise error
 
-    def settle(self, held: Reservation, tokens: int | None = None, cost: float | None = None) -> None:
-        """One call of `held` was made. `None`: the provider did not say; the estimate then counts for the limit."""
+    def begin(self, held: Reservation) -> None:
+        """One call of `held` is being made: it counts as spent from now on, whatever comes of it."""
         with self._lock:
-            self._give_back(held, 1)
+            self._take(held, 1)
+            held.open += 1
             self._calls_spent += 1
             self._sub_spent += held.sub
+
+    def settle(self, held: Reservation, tokens: int | None = None, cost: float | None = None) -> None:
+        """A begun call came back. `None`: the provider did not say; the estimate then counts for the limit."""
+        with self._lock:
+            if not held.open:
+                raise ValueError("a call was settled that had not begun")
+            held.open -= 1
+            self._drop_estimate(held, 1)
             self._tokens_charged += held.tokens if tokens is None else tokens
             self._cost_charged += held.cost if cost is None else cost
             if tokens is not None:
@@ -84,9 +98,11 @@ class Budget:
                 self._dearest = max(self._dearest, cost)
 
     def release(self, held: Reservation) -> None:
-        """The calls left in `held` will not be made."""
+        """The calls of `held` that have not begun will not be made."""
         with self._lock:
-            self._give_back(held, held.calls)
+            left = held.calls
+            self._take(held, left)
+            self._drop_estimate(held, left)
 
     def occupy(self) -> None:
         """Claim one live sandbox. Raises SandboxesExceeded (not sticky) or the sticky stop."""
@@ -105,11 +121,16 @@ class Budget:
             self._sandboxes -= 1
 
     def stop(self, error: EndsRun) -> None:
-        """Make `error` the run's end unless it already has one, and wake everything that waits. Thread-safe."""
+        """Make `error` the run's end unless it already has one.
+
+        A cancel or a deadline also wakes everything that waits. A used-up budget does not: what is under way is paid
+        for, and its result may still be of use.
+        """
         with self._lock:
-            if self._stopped is not None:
+            self._stopped = self._stopped or error
+            if isinstance(error, BudgetExceeded) or self._is_urgent:
                 return
-            self._stopped = error
+            self._is_urgent = True
             watchers = list(self._watchers)
         for wake in watchers:
             wake()
@@ -126,13 +147,18 @@ class Budget:
             self._raise_if_stopped()
 
     def on_stop(self, wake: Callable[[], None]) -> Callable[[], None]:
-        """Call `wake` once when the budget stops (at once if it has); returns the function that unsubscribes."""
+        """Call `wake` once on a cancel or at the deadline (at once if that was); returns what unsubscribes."""
         with self._lock:
-            if self._stopped is None:
+            if not self._is_urgent:
                 self._watchers.append(wake)
                 return lambda: self._forget(wake)
         wake()
         return lambda: None
+
+    @property
+    def is_urgent(self) -> bool:
+        """Everything should be left at once: cancelled, or past the deadline."""
+        return self._is_urgent
 
     @property
     def stopped(self) -> EndsRun | None:
@@ -156,7 +182,7 @@ class Budget:
             )
 
     def reserved_calls(self) -> tuple[int, int]:
-        """(calls, sub-calls) claimed and not settled."""
+        """(calls, sub-calls) claimed and not begun."""
         with self._lock:
             return self._calls_reserved, self._sub_reserved
 
@@ -208,12 +234,14 @@ class Budget:
         self._cost_reserved += calls * held.cost
         return held
 
-    def _give_back(self, held: Reservation, calls: int) -> None:
+    def _take(self, held: Reservation, calls: int) -> None:
         if calls > held.calls:
-            raise ValueError(f"{calls} calls given back, {held.calls} are held")
+            raise ValueError(f"{calls} calls taken, {held.calls} are held")
         held.calls -= calls
         self._calls_reserved -= calls
         self._sub_reserved -= calls if held.sub else 0
+
+    def _drop_estimate(self, held: Reservation, calls: int) -> None:
         self._tokens_reserved -= calls * held.tokens
         self._cost_reserved -= calls * held.cost
 

@@ -14,6 +14,7 @@ PREVIEW_BYTES = 2000
 
 RunStatus = Literal["done", "failed", "cancelled", "over_budget", "abstained"]
 CallKind = Literal["agent", "rlm", "lm", "tool", "code"]
+SandboxState = Literal["creating", "ready", "reused", "resumed", "recreated", "lost", "deleted"]
 Channel = Literal["answer", "thought", "stdout", "stderr"]
 
 
@@ -104,7 +105,7 @@ class BudgetSpent(_Word):
 class SandboxChanged(_Word):
     type: Literal["sandbox.changed"] = "sandbox.changed"
     sandbox_id: str
-    state: Literal["creating", "ready", "reused", "resumed", "recreated", "lost", "deleted"]
+    state: SandboxState
     isolation: str
     origin: Literal["fork", "clean"] = "clean"
     reason: str = ""

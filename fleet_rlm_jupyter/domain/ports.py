@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
-OnOutput = Callable[[str, str], None]
-"""Called with ("stdout" or "stderr", text) while a cell runs, in a copy of the context captured at `execute`."""
+OnOutput = Callable[[Literal["stdout", "stderr"], str], None]
+"""Called with the stream and the text while a cell runs, in a copy of the context captured at `execute`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +37,12 @@ class Interpreter(Protocol):
     CodeInterpreterError when the session is over. The caller's context is captured at `execute` and used for the tools.
     """
 
-    tools: dict[str, Callable[..., Any]]
-    output_fields: list[dict[str, Any]] | None
-
+    @property
+    def tools(self) -> dict[str, Callable[..., Any]]: ...
+    @property
+    def output_fields(self) -> list[dict[str, Any]] | None: ...
+    @output_fields.setter
+    def output_fields(self, fields: list[dict[str, Any]] | None) -> None: ...
     @property
     def sandbox_id(self) -> str: ...  # empty before start
     def start(self) -> None: ...  # idempotent; raises SandboxUnavailable
@@ -59,3 +62,11 @@ class Sandboxes(Protocol):
     def open(self, role: Role, on_output: OnOutput | None = None) -> Interpreter: ...
     def child(self, parent_id: str, role: Role, on_output: OnOutput | None = None) -> Interpreter: ...
     def close(self) -> None: ...
+
+
+EXECUTION_INSTRUCTIONS = (
+    "Code runs as ordinary Python in an isolated sandbox without network. Variables, imports and functions stay "
+    "between steps; inputs are set anew before each step. Threads may be used. Tools and SUBMIT are global functions "
+    "that take positional and keyword arguments. What is printed and the value of the last expression are shown."
+)
+"""What the planner is told about the REPL. The same for every back end: saved programs embed it."""

@@ -1,0 +1,204 @@
+"""`fleet`: the verbs in a terminal. Only translates; heavy modules come in through the package's lazy names."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Iterable
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+
+import fleet_rlm_jupyter as fleet
+
+EXIT_CODES = {"done": 0, "failed": 1, "over_budget": 3, "abstained": 4, "cancelled": 130}
+BAD_INPUT = 2
+STOP_SECONDS = 10
+
+_SETTINGS = ("model", "sub_model", "api_base")
+_LIMITS = ("calls", "sub_calls", "tokens", "cost", "seconds", "depth", "sandboxes")
+
+_settings_option = click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Any setting, e.g. sandbox.memory_mb=4096; repeatable.",
+)
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout, nothing else.")
+_debug_option = click.option("--debug", is_flag=True, help="Show tracebacks.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(fleet.__version__, prog_name="fleet")
+def app() -> None:
+    """Ask questions over texts that are too long for a context window."""
+
+
+@app.command()
+@click.argument("question")
+@click.option(
+    "--context", "--file", "paths", multiple=True, metavar="PATH", help="File or folder to ask about; repeatable."
+)
+@click.option("--model", help="DSPy model string, e.g. openai/gpt-5; offline/recipes needs no key.")
+@click.option("--sub-model", help="Model for sub-queries.")
+@click.option("--api-base", help="URL of an OpenAI-compatible server.")
+@click.option(
+    "--mode", type=click.Choice(["auto", "rlm_only", "direct"]), default="auto", help="RLM, plain call, or by size."
+)
+@click.option("--recipe", help="Offline recipe to use; `fleet recipes` lists them.")
+@click.option("--slot", "slots", multiple=True, metavar="NAME=VALUE", help="A slot of the recipe; repeatable.")
+@click.option("--calls", type=int, help="Most LM calls of the whole tree.")
+@click.option("--sub-calls", type=int, help="Most LM calls made by generated code.")
+@click.option("--tokens", type=int, help="Most tokens, in and out.")
+@click.option("--cost", type=float, help="Most US dollars.")
+@click.option("--seconds", type=float, help="Most seconds.")
+@click.option("--depth", type=int, help="Deepest recursion.")
+@click.option("--sandboxes", type=int, help="Most sandboxes at the same time.")
+@_settings_option
+@_json_option
+@_debug_option
+def ask(question: str, as_json: bool, debug: bool, **given: Any) -> NoReturn:
+    """Answer QUESTION over files and folders of any size.
+
+    Exit code: 0 done, 1 failed, 2 bad input, 3 over budget, 4 abstained, 130 cancelled.
+    """
+    try:
+        code = _ask(question, as_json, given)
+    except fleet.FleetError as err:
+        code = _report(err, as_json, debug)
+    sys.exit(code)
+
+
+@app.command()
+@_settings_option
+@_json_option
+@_debug_option
+def doctor(settings: tuple[str, ...], as_json: bool, debug: bool) -> NoReturn:
+    """Say what is configured, from where, whether it works, and what to do next."""
+    try:
+        code = _doctor(settings, as_json)
+    except fleet.FleetError as err:
+        code = _report(err, as_json, debug)
+    sys.exit(code)
+
+
+@app.command()
+def recipes() -> None:
+    """List the offline recipes and their slots."""
+    for recipe in fleet.engine.recipes.RECIPES.values():
+        click.echo(f"{recipe.name}: {recipe.description}")
+        for name, text in recipe.slots.items():
+            click.echo(f"    {name}={text}")
+
+
+@app.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def localdaytona(arguments: tuple[str, ...]) -> NoReturn:
+    """Run the local sandbox server in the foreground, for any Daytona SDK client."""
+    sys.exit(fleet.localdaytona.main(list(arguments)))
+
+
+def main() -> NoReturn:
+    """Entry point: like click's own, but an error of ours is one sentence, the next step and an exit code."""
+    _end_with_the_terminal()
+    try:
+        app(standalone_mode=False)
+        code = 0
+    except click.exceptions.Exit as err:
+        code = err.exit_code
+    except click.ClickException as err:
+        err.show()
+        code = BAD_INPUT
+    except (click.Abort, KeyboardInterrupt):
+        code = EXIT_CODES["cancelled"]
+    except BrokenPipeError:
+        # Whoever read our output has gone; the interpreter must not complain about it while it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = EXIT_CODES["cancelled"]
+    sys.exit(code)
+
+
+def _ask(question: str, as_json: bool, given: dict[str, Any]) -> int:
+    overrides = _overrides(given.pop("settings"))
+    overrides.update({name: given[name] for name in _SETTINGS if given[name] is not None})
+    overrides.update({f"budget.{name}": given[name] for name in _LIMITS if given[name] is not None})
+    asked = fleet.Question(
+        question,
+        paths=given["paths"],
+        mode=given["mode"],
+        recipe=given["recipe"],
+        slots=dict(_pairs("--slot", given["slots"])),
+    )
+    bench = fleet.Workbench(fleet.settings.load(overrides))
+    try:
+        with fleet.terminal.Progress() as progress:
+            live = bench.ask(asked, watcher=progress.show)
+            ended = _wait(live)
+    finally:
+        bench.close()
+    if as_json:
+        click.echo(json.dumps(fleet.terminal.as_json(ended), ensure_ascii=False))
+    else:
+        fleet.terminal.print_run(ended, live.tree())
+    return EXIT_CODES[ended.status]
+
+
+def _wait(live: Any) -> Any:
+    try:
+        return live.result()
+    except KeyboardInterrupt:
+        click.echo("stopping; what was found is kept (Ctrl-C again leaves at once)", err=True)
+        live.cancel()
+        return live.result(timeout=STOP_SECONDS)
+
+
+def _doctor(settings: tuple[str, ...], as_json: bool) -> int:
+    loaded = fleet.settings.load(_overrides(settings))
+    bench = fleet.Workbench(loaded)
+    try:
+        checks = bench.check()
+    finally:
+        bench.close()
+    if as_json:
+        click.echo(json.dumps(fleet.terminal.checks_as_json(checks, loaded), ensure_ascii=False))
+    else:
+        fleet.terminal.print_checks(checks, loaded)
+    return 0 if all(check.is_good for check in checks) else 1
+
+
+def _report(err: Any, as_json: bool, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    if as_json:
+        error = {"code": err.code, "text": err.text, "hint": err.hint}
+        click.echo(json.dumps({"status": "failed", "answer": None, "error": error}, ensure_ascii=False))
+    fleet.terminal.print_error(err.text, err.hint)
+    return BAD_INPUT if isinstance(err, fleet.ForUser) else EXIT_CODES["failed"]
+
+
+def _overrides(settings: Iterable[str]) -> dict[str, str]:
+    return dict(_pairs("--set", settings))
+
+
+def _pairs(option: str, texts: Iterable[str]) -> Iterable[tuple[str, str]]:
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise click.UsageError(f"{option} takes NAME=VALUE, not {text!r}")
+        yield name, value
+
+
+def _end_with_the_terminal() -> None:
+    """SIGTERM and a closed terminal end a run as Ctrl-C does: sandboxes are deleted, what was found is printed."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), stop)

@@ -1,0 +1,1 @@
+"""How runs happen: models, meter, recursion, recorder."""

@@ -1,0 +1,301 @@
+"""From DSPy's callbacks to events: the ordered list of a run, and everyone who watches it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import dspy
+from dspy.utils.callback import ACTIVE_CALL_ID, BaseCallback
+
+from fleet_rlm_jupyter.domain.budget import Budget
+from fleet_rlm_jupyter.domain.errors import ErrorText
+from fleet_rlm_jupyter.domain.events import (
+    CallEnded,
+    CallKind,
+    CallStarted,
+    CallText,
+    Channel,
+    Event,
+    Fact,
+    RunEnded,
+    Usage,
+    preview,
+)
+from fleet_rlm_jupyter.engine.meter import current_bill, usage_of
+
+Watcher = Callable[[Event], None]
+Emit = Callable[[Fact, str | None], Event | None]
+"""Takes a fact and the id of the call it is about (None: the run itself)."""
+
+LIVE_TEXT_CHARS = 64_000
+"""Most characters of one call's live text; the whole output is in its result."""
+
+_RLM: Any = dspy.RLM  # DSPy marks it experimental with a decorator that hides from type checkers that it is a class
+
+_INNER_TOOLS = {"llm_query", "sub_rlm"}
+"""Tools that make exactly one call of their own: showing both would say everything twice."""
+
+
+class Trace:
+    """One run's events, gapless from seq 0, closed by its one `run.ended`. Thread-safe.
+
+    A watcher sees every event once and in order, those before it came included. One that raises is dropped; the run
+    never notices. Facts appended after the end are dropped: a late reply must not reopen a finished run.
+    """
+
+    def __init__(self, run_id: str, session_id: str, clock: Callable[[], float] = time.time) -> None:
+        self.run_id = run_id
+        self.session_id = session_id
+        self._clock = clock
+        self._events: list[Event] = []
+        self._watchers: list[Watcher] = []
+        self._ended = False
+        # Re-entrant: a watcher may look at the trace, or append to it.
+        self._grown = threading.Condition(threading.RLock())
+
+    def append(self, fact: Fact, call_id: str | None = None) -> Event | None:
+        """Stamp `fact` and hand it to the watchers; None if the run has ended."""
+        with self._grown:
+            if self._ended:
+                return None
+            event = Event(
+                seq=len(self._events),
+                at=self._clock(),
+                session_id=self.session_id,
+                run_id=self.run_id,
+                call_id=call_id,
+                fact=fact,
+            )
+            self._events.append(event)
+            self._ended = isinstance(fact, RunEnded)
+            for watcher in list(self._watchers):
+                self._show(watcher, event)
+            self._grown.notify_all()
+            return event
+
+    def watch(self, watcher: Watcher, since: int = 0) -> Callable[[], None]:
+        """Call `watcher` with every event from `since` on; returns the function that ends it.
+
+        It runs in the thread that emits and holds the run up while it works: hand slow work to a queue.
+        """
+        with self._grown:
+            self._watchers.append(watcher)
+            for event in self._events[since:]:
+                self._show(watcher, event)
+        return lambda: self._drop(watcher)
+
+    def follow(self, since: int = 0, timeout: float | None = None) -> Iterator[Event]:
+        """Events from `since` on until the run ends; raises TimeoutError if none comes for `timeout` seconds."""
+        while True:
+            with self._grown:
+                if not self._grown.wait_for(lambda at=since: len(self._events) > at or self._ended, timeout):
+                    raise TimeoutError(f"run {self.run_id} was silent for {timeout} seconds")
+                new, ended = self._events[since:], self._ended
+            yield from new
+            since += len(new)
+            if ended:
+                return
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        with self._grown:
+            return tuple(self._events)
+
+    @property
+    def is_ended(self) -> bool:
+        return self._ended
+
+    def _show(self, watcher: Watcher, event: Event) -> None:
+        try:
+            watcher(event)
+        except Exception:
+            self._drop(watcher)
+
+    def _drop(self, watcher: Watcher) -> None:
+        with self._grown:
+            if watcher in self._watchers:
+                self._watchers.remove(watcher)
+
+
+@dataclass(slots=True)
+class _Place:
+    """Where a DSPy call stands in our tree: the nearest recorded call, its depth, and a planner step's number."""
+
+    call_id: str | None
+    depth: int
+    iteration: str | None = None
+    last_lm: str | None = None
+
+
+class Recorder(BaseCallback):
+    """Writes a run's calls into its trace. DSPy calls it in the thread that works; limits never live here."""
+
+    def __init__(self, emit: Emit, budget: Budget) -> None:
+        self._emit = emit
+        self._budget = budget
+        self._lock = threading.Lock()
+        self._places: dict[str, _Place] = {}
+        self._open: dict[str, None] = {}
+        self._shown: dict[str, int] = {}
+
+    # --- what the engine tells -------------------------------------------------------------------------------------
+
+    def output(self, channel: Channel, text: str) -> None:
+        """Live text of the cell whose context this is."""
+        call_id = self.here()
+        if call_id is None:
+            return
+        with self._lock:
+            shown = self._shown.get(call_id, 0)
+            self._shown[call_id] = shown + len(text)
+        room = LIVE_TEXT_CHARS - shown
+        if room > 0:
+            more = "" if len(text) <= room else "\n… more output, see the result\n"
+            self._emit(CallText(channel=channel, text=text[:room] + more), call_id)
+
+    def note(self, fact: Fact) -> None:
+        """A fact about the call whose context this is."""
+        self._emit(fact, self.here())
+
+    def here(self) -> str | None:
+        """The recorded call whose context this is."""
+        return self._parent().call_id
+
+    def spent(self) -> None:
+        self._emit(self._budget.spent(), None)
+
+    def close(self, error: ErrorText | None) -> None:
+        """End every call that is still open, children first: a run that stops leaves no call hanging."""
+        with self._lock:
+            left = list(reversed(self._open))
+            self._open.clear()
+        why = error or ErrorText(code="cancelled", text="the run ended before this call")
+        for call_id in left:
+            self._emit(CallEnded(error=why), call_id)
+
+    # --- what DSPy tells -------------------------------------------------------------------------------------------
+
+    def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        parent = self._parent()
+        given = inputs.get("kwargs") or {}
+        if isinstance(instance, _RLM):
+            shown = {name: preview(value) for name, value in given.items() if name != "interpreter_factory"}
+            self._start(call_id, parent, "rlm", _name_of(instance), parent.depth + 1, shown)
+            return
+        iteration = given.get("iteration")
+        step = iteration if isinstance(iteration, str) else parent.iteration
+        self._places[call_id] = _Place(parent.call_id, parent.depth, step)
+
+    def on_module_end(self, call_id: str, outputs: Any | None, exception: BaseException | None = None) -> None:
+        place = self._places.get(call_id)
+        if place is None:
+            return
+        if place.call_id == call_id:
+            fields = outputs.toDict() if isinstance(outputs, dspy.Prediction) else {}
+            shown = {name: value for name, value in fields.items() if name not in ("trajectory", "final_reasoning")}
+            self._end(call_id, shown.get("answer", shown) if shown else "", exception)
+        elif place.last_lm and isinstance(outputs, dspy.Prediction) and "reasoning" in outputs:
+            self._emit(CallText(channel="thought", text=preview(outputs.reasoning)), place.last_lm)
+
+    def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        parent = self._parent()
+        parent.last_lm = call_id
+        asked = inputs.get("prompt") or inputs.get("messages") or ""
+        name = f"{instance.model}" + (f" step {parent.iteration}" if parent.iteration else "")
+        self._start(call_id, parent, "lm", name, parent.depth, {"prompt": _prompt_preview(asked)}, parent.iteration)
+
+    def on_lm_end(self, call_id: str, outputs: Any | None, exception: BaseException | None = None) -> None:
+        text = outputs[0] if isinstance(outputs, list) and outputs else outputs
+        if isinstance(text, dict):
+            text = text.get("text")
+        self._end(call_id, text or "", exception, usage_of(current_bill()))
+
+    def on_interpreter_execute_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        parent = self._parent()
+        if "__dspy_host_token" in (inputs.get("variables") or {}):
+            # DSPy asking whether the sandbox hosts its facade is no step of the run.
+            self._places[call_id] = _Place(parent.call_id, parent.depth)
+            return
+        self._start(call_id, parent, "code", "python", parent.depth, {"code": preview(inputs.get("code", ""))})
+
+    def on_interpreter_execute_end(
+        self, call_id: str, outputs: Any | None, exception: BaseException | None = None
+    ) -> None:
+        final = getattr(outputs, "output", None)
+        self._end(call_id, "" if outputs is None else f"SUBMIT {preview(final)}" if final else outputs, exception)
+
+    def on_interpreter_tool_call_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        parent = self._parent()
+        name = str(inputs.get("tool_name") or inputs.get("name") or "tool")
+        if name in _INNER_TOOLS:
+            self._places[call_id] = _Place(parent.call_id, parent.depth)
+            return
+        self._start(call_id, parent, "tool", name, parent.depth, _tool_inputs(inputs))
+
+    def on_interpreter_tool_call_end(
+        self, call_id: str, outputs: Any | None, exception: BaseException | None = None
+    ) -> None:
+        self._end(call_id, "" if outputs is None else outputs, exception)
+
+    def on_tool_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        # RLM's tools are DSPy tools inside an interpreter's tool call, which is recorded already.
+        parent = self._parent()
+        self._places[call_id] = _Place(parent.call_id, parent.depth)
+
+    # --- inside ----------------------------------------------------------------------------------------------------
+
+    def _parent(self) -> _Place:
+        return self._places.get(ACTIVE_CALL_ID.get() or "") or _Place(None, 0)
+
+    def _start(
+        self,
+        call_id: str,
+        parent: _Place,
+        kind: CallKind,
+        name: str,
+        depth: int,
+        inputs: dict[str, str],
+        iteration: str | None = None,
+    ) -> None:
+        with self._lock:
+            self._places[call_id] = _Place(call_id, depth)
+            self._open[call_id] = None
+        fact = CallStarted(
+            parent_id=parent.call_id, kind=kind, name=name, depth=depth, inputs=inputs, iteration=iteration
+        )
+        self._emit(fact, call_id)
+
+    def _end(self, call_id: str, outputs: object, exception: BaseException | None, usage: Usage | None = None) -> None:
+        with self._lock:
+            if call_id not in self._open:
+                return
+            del self._open[call_id]
+        error = ErrorText.of(exception) if exception is not None else None
+        self._emit(CallEnded(outputs=preview(outputs), error=error, usage=usage), call_id)
+
+
+def _name_of(rlm: Any) -> str:
+    return f"{', '.join(rlm.signature.input_fields)} -> {', '.join(rlm.signature.output_fields)}"
+
+
+def _prompt_preview(asked: object) -> str:
+    if isinstance(asked, list) and asked and isinstance(asked[-1], dict):
+        return preview(str(asked[-1].get("content", "")))
+    return preview(asked)
+
+
+def _tool_inputs(inputs: dict[str, Any]) -> dict[str, str]:
+    """The arguments of a tool call, however the interpreter hands them on."""
+    shown: dict[str, str] = {}
+    for name, value in inputs.items():
+        if name in ("tool_name", "name"):
+            continue
+        if isinstance(value, dict):
+            shown.update({str(key): preview(item) for key, item in value.items()})
+        elif isinstance(value, list | tuple):
+            shown.update({str(index): preview(item) for index, item in enumerate(value)})
+    return shown

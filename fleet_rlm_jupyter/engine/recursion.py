@@ -1,0 +1,222 @@
+"""How a run goes deeper: RLMs, their sandboxes, and the tools that generated code calls itself with."""
+
+# Generated code calls the tools: their annotations are for the model to read, what arrives is anything.
+# pyright: reportUnnecessaryIsInstance=false
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import dspy
+from dspy.primitives.code_interpreter import CodeInterpreterError
+
+from fleet_rlm_jupyter.domain.budget import Budget
+from fleet_rlm_jupyter.domain.errors import BadRequest, DepthExceeded, ErrorText, FleetError, ToolFailed
+from fleet_rlm_jupyter.domain.events import SandboxChanged, SandboxState
+from fleet_rlm_jupyter.domain.ports import EXECUTION_INSTRUCTIONS, Interpreter, Role, Sandboxes
+from fleet_rlm_jupyter.engine.meter import Meter
+from fleet_rlm_jupyter.engine.models import Models
+from fleet_rlm_jupyter.engine.recorder import Emit, Recorder
+
+_T = TypeVar("_T")
+
+_DEPTH: contextvars.ContextVar[int] = contextvars.ContextVar("fleet_depth", default=0)
+_SANDBOX: contextvars.ContextVar[str] = contextvars.ContextVar("fleet_sandbox", default="")
+
+
+MAX_ITERS = 20
+"""Steps of one RLM before DSPy asks for the answer from what was seen; the Budget is what bounds a run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where a run takes place: whose it is, on which models, in whose sandboxes."""
+
+    session_id: str
+    run_id: str
+    models: Models
+    sandboxes: Sandboxes
+
+
+class Recursion:
+    """The machinery of one run: every RLM in it, at any depth, is built here on the same meter and the same Budget."""
+
+    def __init__(self, site: Site, budget: Budget, emit: Emit) -> None:
+        self.models = site.models
+        self.budget = budget
+        self.recorder = Recorder(emit, budget)
+        self._site = site
+        self._meter = Meter(budget, self.recorder.spent)
+        self.planner = self._meter.metered(site.models.planner, sub=False)
+        self.sub = self._meter.metered(site.models.sub, sub=True)
+        self.factory = _Factory(self)
+
+    def rlm(self) -> dspy.Module:
+        """An RLM for `context, question` whose answer has the fields of this run's kind of model."""
+        return dspy.RLM(
+            self.models.signature,
+            max_iters=MAX_ITERS,
+            max_llm_calls=self.budget.limits.sub_calls,
+            tools=[self.sub_rlm, self.sub_rlm_batched],
+            sub_lm=self.sub,
+            interpreter_factory=self.factory,
+        )
+
+    def sub_rlm(self, prompt: str, context: Any = "") -> str:
+        """Answer `prompt` over `context` (text, or a dict of texts) with a child RLM in a sandbox of its own."""
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise ToolFailed("sub_rlm needs a prompt", "say what the child should find out")
+        return str(self.rlm()(context=context, question=prompt).answer)
+
+    def sub_rlm_batched(self, prompts: list[str], contexts: list[Any] | None = None) -> list[Any]:
+        """Answer prompts[i] over contexts[i] in parallel, order kept; one that fails is {"error": {…}} in its place."""
+        given = [""] * len(prompts) if contexts is None else contexts
+        if not isinstance(given, list) or len(given) != len(prompts):
+            raise ToolFailed("sub_rlm_batched needs as many contexts as prompts", "pass two lists of the same length")
+        workers = min(len(prompts), self.budget.limits.siblings, max(1, self.budget.sandboxes_left))
+        answers = in_parallel(lambda pair: self._child(*pair), list(zip(prompts, given, strict=True)), workers)
+        self.budget.check()
+        return answers
+
+    def query_batched(self, prompts: list[str]) -> list[str]:
+        """Query prompts concurrently; one that the provider refuses is "[ERROR] …" at its place."""
+        if not prompts:
+            return []
+        if not all(isinstance(prompt, str) and prompt for prompt in prompts):
+            raise ToolFailed("llm_query_batched needs non-empty texts", "leave empty prompts out")
+        with self._meter.batch(len(prompts)):
+            return in_parallel(self._query, prompts, min(len(prompts), self.budget.limits.batch))
+
+    def interpreter(self) -> Interpreter:
+        """A sandbox one level below the code that asks for it. Raises DepthExceeded or SandboxesExceeded."""
+        depth = _DEPTH.get() + 1
+        if depth > self.budget.limits.depth:
+            raise DepthExceeded(
+                f"recursion depth {self.budget.limits.depth} is reached",
+                "answer with llm_query or in Python instead of another RLM",
+            )
+        self.budget.occupy()
+        try:
+            return _RunInterpreter(self, depth, self._open(depth))
+        except BaseException:
+            self.budget.vacate()
+            raise
+
+    def _open(self, depth: int) -> Interpreter:
+        name = "rlm" if depth == 1 else "child"
+        role = Role(self._site.session_id, self._site.run_id, name, depth)
+        parent = _SANDBOX.get()
+        if parent:
+            return self._site.sandboxes.child(parent, role, self.recorder.output)
+        return self._site.sandboxes.open(role, self.recorder.output)
+
+    def tell(self, sandbox_id: str, state: SandboxState) -> None:
+        """Put a change of a sandbox's life into the trace, with the totals after it."""
+        isolation = self._site.sandboxes.isolation.label
+        self.recorder.note(SandboxChanged(sandbox_id=sandbox_id, state=state, isolation=isolation))
+        self.recorder.spent()
+
+    def _child(self, prompt: str, context: Any) -> Any:
+        try:
+            return self.sub_rlm(prompt, context)
+        except (FleetError, dspy.LMError, CodeInterpreterError, ValueError) as err:
+            # The siblings' answers are paid for: one failure must not lose them.
+            return {"error": ErrorText.of(err).model_dump()}
+
+    def _query(self, prompt: str) -> str:
+        try:
+            reply = self.sub(prompt)
+        except dspy.LMError as err:
+            return f"[ERROR] {type(err).__name__}: {err}"
+        text = reply[0]
+        return text if isinstance(text, str) else str(text.get("text"))
+
+
+class _Factory:
+    """What DSPy calls for each RLM's interpreter; the one place where depth and machines are refused."""
+
+    execution_instructions = EXECUTION_INSTRUCTIONS
+
+    def __init__(self, recursion: Recursion) -> None:
+        self._recursion = recursion
+
+    def __call__(self) -> Interpreter:
+        return self._recursion.interpreter()
+
+
+class _RunInterpreter:
+    """A sandbox's interpreter inside a run: knows its depth, tells of its life, gives its slot back."""
+
+    def __init__(self, recursion: Recursion, depth: int, inner: Interpreter) -> None:
+        self._recursion = recursion
+        self._depth = depth
+        self._inner = inner
+        self._is_open = True
+        self._unsubscribe: Callable[[], None] = lambda: None
+
+    @property
+    def tools(self) -> dict[str, Callable[..., Any]]:
+        return self._inner.tools
+
+    @property
+    def output_fields(self) -> list[dict[str, Any]] | None:
+        return self._inner.output_fields
+
+    @output_fields.setter
+    def output_fields(self, fields: list[dict[str, Any]] | None) -> None:
+        self._inner.output_fields = fields
+
+    @property
+    def sandbox_id(self) -> str:
+        return self._inner.sandbox_id
+
+    def start(self) -> None:
+        if self.sandbox_id:
+            return
+        self._recursion.budget.check()
+        self._inner.start()
+        self._unsubscribe = self._recursion.budget.on_stop(self._inner.interrupt)
+        self._recursion.tell(self.sandbox_id, "ready")
+
+    def execute(self, code: str, variables: dict[str, Any] | None = None) -> Any:
+        self.start()
+        if "llm_query_batched" in self.tools:
+            # DSPy's own has 8 fixed threads and reserves nothing at the meter.
+            self.tools["llm_query_batched"] = self._recursion.query_batched
+        depth, sandbox = _DEPTH.set(self._depth), _SANDBOX.set(self.sandbox_id)
+        try:
+            return self._inner.execute(code, variables)
+        finally:
+            _DEPTH.reset(depth)
+            _SANDBOX.reset(sandbox)
+
+    def interrupt(self) -> None:
+        self._inner.interrupt()
+
+    def shutdown(self) -> None:
+        if not self._is_open:
+            return
+        self._is_open = False
+        self._unsubscribe()
+        sandbox_id = self.sandbox_id
+        try:
+            self._inner.shutdown()
+        finally:
+            self._recursion.budget.vacate()
+            if sandbox_id:
+                self._recursion.tell(sandbox_id, "deleted")
+
+
+def in_parallel(work: Callable[[Any], _T], items: list[Any], workers: int) -> list[_T]:
+    """[work(item) …] on at most `workers` threads, order kept; each in a copy of this context, or it has no parent."""
+    if not items:
+        return []
+    if workers < 1:
+        raise BadRequest("at least one worker is needed")
+    with ThreadPoolExecutor(workers, thread_name_prefix="fleet") as pool:
+        jobs = [pool.submit(contextvars.copy_context().run, work, item) for item in items]
+        return [job.result() for job in jobs]

@@ -1,0 +1,126 @@
+"""One execution of one program: one trace, exactly one end."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, Protocol
+
+import dspy
+from dspy.primitives.code_interpreter import CodeInterpreterError
+from pydantic import JsonValue, TypeAdapter
+
+from fleet_rlm_jupyter.domain.budget import Budget
+from fleet_rlm_jupyter.domain.errors import (
+    Cancelled,
+    EndsRun,
+    ErrorText,
+    FleetError,
+    ModelFailed,
+    SandboxError,
+)
+from fleet_rlm_jupyter.domain.events import RunEnded, RunStarted, RunStatus
+from fleet_rlm_jupyter.engine.recorder import Emit
+from fleet_rlm_jupyter.engine.recursion import Recursion
+
+
+class Program(Protocol):
+    """Something that can be run. `bind` builds what one run needs; the call does the work with it."""
+
+    def bind(self, budget: Budget, emit: Emit) -> Recursion: ...
+    def started(self, inputs: dict[str, Any], budget: Budget) -> RunStarted: ...
+    def __call__(self, recursion: Recursion, inputs: dict[str, Any]) -> dspy.Prediction: ...
+
+
+_JSON: TypeAdapter[JsonValue] = TypeAdapter(JsonValue)
+
+
+def execute(program: Program, inputs: dict[str, Any], budget: Budget, emit: Emit) -> RunEnded:
+    """Run `program` over `inputs` in this thread, from `run.started` to its one `run.ended`, which is also returned.
+
+    Never raises an Exception. Whatever DSPy does inside spends from `budget`, whose clock runs since it was made.
+    """
+    emit(program.started(inputs, budget), None)
+    recursion = program.bind(budget, emit)
+    timer = threading.Timer(max(0.0, budget.seconds_left), budget.expire)
+    timer.daemon = True
+    timer.start()
+    prediction: dspy.Prediction | None = None
+    failure: Exception | None = None
+    try:
+        with _dspy_for(recursion):
+            prediction = program(recursion, inputs)
+    except KeyboardInterrupt:
+        budget.cancel()
+    except Exception as err:
+        failure = err
+    finally:
+        timer.cancel()
+    end = _end(prediction, failure, budget.stopped)
+    recursion.recorder.close(end.error)
+    recursion.recorder.spent()
+    emit(end, None)
+    return end
+
+
+def _dspy_for(recursion: Recursion) -> Any:
+    # `configure` works from the first thread only; a trace kept in settings would grow as long as the process lives.
+    return dspy.context(
+        lm=recursion.planner,
+        interpreter_factory=recursion.factory,
+        callbacks=[recursion.recorder],
+        trace=None,
+        track_usage=False,
+        disable_history=False,  # the metered LM reads its bill from the entry and keeps none
+        max_history_size=0,
+    )
+
+
+def _end(prediction: dspy.Prediction | None, failure: Exception | None, stopped: EndsRun | None) -> RunEnded:
+    answer, outputs = _fields(prediction)
+    if stopped is not None:
+        status: RunStatus = "cancelled" if isinstance(stopped, Cancelled) else "over_budget"
+        return RunEnded(status=status, answer=answer, outputs=outputs, error=ErrorText.of(stopped))
+    if failure is not None:
+        return RunEnded(status="failed", error=ErrorText.of(explained(failure)))
+    return RunEnded(status="abstained" if outputs.get("recipe") == "" else "done", answer=answer, outputs=outputs)
+
+
+def _fields(prediction: dspy.Prediction | None) -> tuple[str | None, dict[str, JsonValue]]:
+    if prediction is None:
+        return None, {}
+    fields = {name: value for name, value in prediction.items() if name not in ("trajectory", "final_reasoning")}
+    answer = fields.pop("answer", None)
+    return None if answer is None else str(answer), {name: _JSON.validate_python(fields[name]) for name in fields}
+
+
+def explained(err: BaseException) -> BaseException:
+    """`err` as one of ours, with the next step, where its family is known."""
+    if isinstance(err, FleetError):
+        return err
+    if isinstance(err, CodeInterpreterError):
+        cause = err.__cause__
+        return cause if isinstance(cause, SandboxError) else SandboxError(str(err), "ask again; `fleet doctor` checks")
+    if isinstance(err, dspy.LMError):
+        return _explained_lm_error(err)
+    if isinstance(err, dspy.AdapterParseError):
+        return ModelFailed("the model's answer did not have the form that was asked for", "try a larger model")
+    return err
+
+
+def _explained_lm_error(err: dspy.LMError) -> ModelFailed:
+    texts: dict[str | None, tuple[str, str]] = {
+        "auth": ("the provider refused the key", "check the provider's key, or `fleet doctor`"),
+        "not_configured": ("the model has no key or address", "`fleet doctor` says what is missing"),
+        "rate_limit": ("the provider says there were too many requests", "wait and ask again, or lower budget.batch"),
+        "billing": ("the provider says the account has no credit", "top it up, or choose another model"),
+        "timeout": ("the model did not answer in time", "raise model_seconds, or choose another model"),
+        "transport": ("the model's server could not be reached or broke off", "check api_base and the network"),
+        "unsupported_model": ("the provider does not know the model", "check the name in FLEET_MODEL"),
+        "context_window_exceeded": ("a prompt was longer than the model's window", "choose a model with a larger one"),
+        "empty_answer": ("the model answered nothing", "ask again, or raise max_tokens"),
+        "server": ("the provider had an error of its own", "ask again in a while"),
+    }
+    text, hint = texts.get(err.code, (f"the model failed ({type(err).__name__})", "ask again, or choose another model"))
+    # The provider's own words may hold what was sent; only its name and status are repeated.
+    status = f" (status {err.status})" if err.status else ""
+    return ModelFailed(text + status, hint)

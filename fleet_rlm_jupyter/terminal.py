@@ -1,0 +1,225 @@
+"""A run as a terminal shows it: progress while it works, then answer, recursion tree and spend."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
+from rich.status import Status
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from fleet_rlm_jupyter.domain.calls import Call, CallTree
+from fleet_rlm_jupyter.domain.events import BudgetSpent, CallStarted, Event, RunStarted, SandboxChanged
+from fleet_rlm_jupyter.domain.session import Run
+from fleet_rlm_jupyter.settings import Loaded, describe
+from fleet_rlm_jupyter.workbench import Check
+
+MOST_CHILDREN = 24
+"""Children of one node that are shown; the rest are counted."""
+
+_MARKS = {"done": "✓", "failed": "✗", "cancelled": "■", "over_budget": "■", "abstained": "?"}
+_STYLES = {"done": "green", "failed": "red", "cancelled": "yellow", "over_budget": "yellow", "abstained": "cyan"}
+_KINDS = {"agent": "agent", "rlm": "RLM", "lm": "model", "tool": "tool", "code": "code"}
+
+# Model output must not drive the terminal: control characters and direction overrides are shown, not obeyed.
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+class Progress:
+    """What the run is doing, on stderr: one changing line on a terminal, one line per step elsewhere."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        self._status = Status("starting", console=self._console) if self._console.is_terminal else None
+        self._spent = ""
+
+    def __enter__(self) -> Progress:
+        if self._status:
+            self._status.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._status:
+            self._status.stop()
+
+    def show(self, event: Event) -> None:
+        """A watcher for `Workbench.ask`."""
+        fact = event.fact
+        if isinstance(fact, BudgetSpent):
+            self._spent = f"{fact.calls} of {fact.limits.calls} calls, {fact.seconds:.0f} s"
+        line = _progress_line(event)
+        if line is None:
+            return
+        if self._status:
+            self._status.update(escape(f"{line}  ({self._spent})" if self._spent else line))
+        else:
+            self._console.print(escape(line))
+
+
+def _progress_line(event: Event) -> str | None:
+    match event.fact:
+        case RunStarted(model=model, isolation=isolation, note=note):
+            return f"model: {model} | sandbox: {isolation} | {clean(note)}"
+        case CallStarted(kind="rlm", depth=depth):
+            return f"{'  ' * depth}RLM at depth {depth}"
+        case CallStarted(kind="lm", iteration=str(step), depth=depth):
+            return f"{'  ' * depth}step {step}: the model plans"
+        case CallStarted(kind="code", depth=depth):
+            return f"{'  ' * depth}code runs in the sandbox"
+        case CallStarted(kind="tool", name=name, depth=depth):
+            return f"{'  ' * depth}{clean(name)}"
+        case SandboxChanged(state="ready", sandbox_id=sandbox_id):
+            return f"  sandbox {sandbox_id[:8]} is ready"
+        case _:
+            return None
+
+
+def print_run(run: Run, tree: CallTree) -> None:
+    """Answer, recursion tree and spend on stdout."""
+    console = Console(highlight=False)
+    if run.answer:
+        console.print(Text(clean(run.answer)))
+        _print_recipe(console, run)
+    elif found := _found_so_far(tree):
+        console.print(Text("No answer. Found so far:", style="bold"))
+        console.print(Padding(Text(clean(found)), (0, 0, 0, 2)))
+    console.print()
+    console.print(_as_tree(run, tree))
+    console.print(Text(spend(run, tree), style="dim"))
+    if run.error is not None:
+        print_error(run.error.text, run.error.hint)
+
+
+def spend(run: Run, tree: CallTree) -> str:
+    """One line of what the run used; what nobody said is "unknown", never 0."""
+    usage, spent = run.usage, tree.spent
+    tokens = "unknown" if usage.tokens_in is None else f"{usage.tokens_in:,} in, {usage.tokens_out or 0:,} out"
+    cost = "unknown" if usage.cost is None else f"${usage.cost:.4f}"
+    limit = f" of {spent.limits.calls}" if spent else ""
+    sandboxes = len(tree.sandboxes)
+    return (
+        f"{usage.calls}{limit} LM calls · tokens {tokens} · cost {cost} · {usage.seconds or 0:.1f} s · "
+        f"{sandboxes} sandbox{'' if sandboxes == 1 else 'es'} · {run.model} · {run.sandbox}"
+    )
+
+
+def print_error(text: str, hint: str) -> None:
+    """What is wrong and what to do, on stderr."""
+    console = Console(stderr=True, highlight=False)
+    console.print(Text.assemble(("error: ", "bold red"), clean(text)))
+    if hint:
+        console.print(Text.assemble(("next:  ", "bold"), clean(hint)))
+
+
+def as_json(run: Run) -> dict[str, Any]:
+    """The one object of `fleet ask --json`."""
+    shown = run.model_dump(mode="json", include={"answer", "status", "error", "usage", "run_id", "model", "sandbox"})
+    return {**shown, **run.outputs}
+
+
+def print_checks(checks: Sequence[Check], loaded: Loaded) -> None:
+    """What `fleet doctor` found."""
+    console = Console(highlight=False)
+    for check in checks:
+        mark = ("✓ ", "green") if check.is_good else ("✗ ", "red")
+        console.print(Text.assemble(mark, (f"{check.name}: ", "bold"), clean(check.text)))
+        if check.hint:
+            console.print(Padding(Text(clean(check.hint), style="dim"), (0, 0, 0, 4)))
+    table = Table(box=None, pad_edge=False, show_edge=False, header_style="bold")
+    for column in ("setting", "value", "from"):
+        table.add_column(column, overflow="fold")
+    for name, value, source in _setting_rows(loaded):
+        table.add_row(name, escape(value), escape(source), style="" if source != "default" else "dim")
+    console.print()
+    console.print(table)
+
+
+def checks_as_json(checks: Sequence[Check], loaded: Loaded) -> dict[str, Any]:
+    """The same for programs."""
+    settings = [{"name": name, "value": value, "source": source} for name, value, source in _setting_rows(loaded)]
+    found = [{"name": item.name, "ok": item.is_good, "text": item.text, "hint": item.hint} for item in checks]
+    return {"ok": all(item.is_good for item in checks), "checks": found, "settings": settings}
+
+
+def clean(text: str) -> str:
+    """`text` without anything that a terminal obeys."""
+    return _CONTROLS.sub(lambda found: f"\\x{ord(found.group()):02x}", text)
+
+
+def _setting_rows(loaded: Loaded) -> list[tuple[str, str, str]]:
+    rows: list[tuple[str, str, str]] = []
+    values = loaded.settings.model_dump(mode="json")
+    for name in describe():
+        value: Any = values
+        for part in name.split("."):
+            value = value[part]
+        rows.append((name, "" if value is None else str(value), loaded.sources.get(name, "default")))
+    for name, source in loaded.sources.items():
+        if name.startswith("provider_keys."):
+            rows.append((name, "**********", source))
+    return rows
+
+
+def _print_recipe(console: Console, run: Run) -> None:
+    outputs = run.outputs
+    if not outputs.get("recipe"):
+        return
+    slots = outputs.get("slots")
+    shown = " ".join(f"{name}={value}" for name, value in slots.items()) if isinstance(slots, dict) else ""
+    console.print(Text(clean(f"recipe {outputs['recipe']} {shown}"), style="dim"))
+    evidence = outputs.get("evidence")
+    for line in evidence if isinstance(evidence, list) else []:
+        console.print(Padding(Text(clean(str(line)), style="dim", overflow="ellipsis", no_wrap=True), (0, 0, 0, 2)))
+
+
+def _found_so_far(tree: CallTree) -> str:
+    """The last thing that code at the top printed or returned."""
+    cells = [call for _, call in tree.walk() if call.kind == "code" and call.depth == 1]
+    texts = [call.outputs or call.texts.get("stdout", "") for call in cells]
+    return next((text for text in reversed(texts) if text.strip()), "")
+
+
+def _as_tree(run: Run, tree: CallTree) -> Tree:
+    root = Tree(
+        Text.assemble((f"{_MARKS[run.status]} {run.status}", _STYLES[run.status]), f"  {run.run_id}"), guide_style="dim"
+    )
+    # An explicit stack: a hostile trace may be deeper than Python's own.
+    stack = [(root, call) for call in reversed(tree.roots)]
+    while stack:
+        branch, call = stack.pop()
+        node = branch.add(_call_line(call))
+        shown, rest = call.children[:MOST_CHILDREN], len(call.children) - MOST_CHILDREN
+        stack.extend((node, child) for child in reversed(shown))
+        if rest > 0:
+            node.add(Text(f"… {rest} more", style="dim"))
+    return root
+
+
+def _call_line(call: Call) -> Text:
+    seconds = "" if call.seconds is None else f"  {call.seconds:.2f} s"
+    name = f"depth {call.depth}" if call.kind == "rlm" else clean(call.name)
+    line = Text.assemble((_KINDS.get(call.kind or "", "…"), "bold"), f" {name}", (seconds, "dim"))
+    detail = call.error.text if call.error else _detail(call)
+    if detail:
+        line.append(f"  {_first_line(detail)}", style="red" if call.error else "dim")
+    line.no_wrap, line.overflow = True, "ellipsis"
+    return line
+
+
+def _detail(call: Call) -> str:
+    if call.kind == "code":
+        return call.inputs.get("code", "")
+    return call.texts.get("thought") or call.outputs
+
+
+def _first_line(text: str) -> str:
+    return clean(next((line.strip() for line in text.splitlines() if line.strip()), ""))[:160]

@@ -1,0 +1,174 @@
+"""What tests of programs on this package need: a scripted model and sandboxes without a server."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import dspy
+from dspy import lm15
+
+from fleet_rlm_jupyter.domain.events import Limits
+from fleet_rlm_jupyter.domain.ports import Interpreter, Isolation, OnOutput, Role
+from fleet_rlm_jupyter.engine.models import ANSWER, Models
+from fleet_rlm_jupyter.settings import Settings
+from fleet_rlm_jupyter.workbench import Workbench
+
+Policy = Callable[[str], str]
+"""From the text of a prompt to the text of the reply."""
+
+
+def code(source: str, reasoning: str = "next step") -> str:
+    """The reply of a planner that wants `source` run."""
+    return f"[[ ## reasoning ## ]]\n{reasoning}\n\n[[ ## code ## ]]\n```python\n{source}\n```\n\n[[ ## completed ## ]]"
+
+
+class ScriptedEngine:
+    """A DSPy engine that answers by a policy or from a list. Thread-safe; `prompts` keeps what it was asked.
+
+    `seconds` is how long each call takes; `failures` maps the number of a call (0, 1, 2…) to what it raises.
+    """
+
+    def __init__(
+        self,
+        script: Policy | Iterable[str],
+        seconds: float = 0.0,
+        usage: tuple[int, int] | None = None,
+        failures: dict[int, Exception] | None = None,
+    ) -> None:
+        self._replies = None if callable(script) else iter(script)
+        self._policy = script if callable(script) else self._next
+        self._seconds = seconds
+        self._usage = lm15.Usage(*usage) if usage else lm15.Usage()
+        self._failures = failures or {}
+        self._count = itertools.count()
+        self._lock = threading.Lock()
+        self._in_flight = 0
+        self.most_in_flight = 0
+        self.prompts: list[str] = []
+
+    @property
+    def calls(self) -> int:
+        return len(self.prompts)
+
+    def complete(self, request: lm15.Request) -> lm15.Response:
+        prompt = prompt_of(request)
+        with self._lock:
+            number = next(self._count)
+            self.prompts.append(prompt)
+            self._in_flight += 1
+            self.most_in_flight = max(self.most_in_flight, self._in_flight)
+        try:
+            time.sleep(self._seconds)
+            if number in self._failures:
+                raise self._failures[number]
+            text = self._policy(prompt)
+        finally:
+            with self._lock:
+                self._in_flight -= 1
+        message = lm15.Message(role="assistant", parts=(lm15.TextPart(text),))
+        return lm15.Response(id=None, model=request.model, message=message, finish_reason="stop", usage=self._usage)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def _next(self, prompt: str) -> str:
+        with self._lock:
+            assert self._replies is not None
+            reply = next(self._replies, None)
+        if reply is None:
+            raise lm15.ServerError("the script is at its end")
+        return reply
+
+
+def prompt_of(request: lm15.Request) -> str:
+    """The text of a request: system, then messages."""
+    parts: list[str] = []
+    system = request.system
+    if isinstance(system, str):
+        parts.append(system)
+    else:
+        parts.extend(part.text for part in system or () if isinstance(part, lm15.TextPart))
+    for message in request.messages:
+        parts.extend(part.text for part in message.parts if isinstance(part, lm15.TextPart))
+    return "\n".join(parts)
+
+
+def scripted_models(engine: ScriptedEngine, sub: ScriptedEngine | None = None) -> Models:
+    """Models whose planner (and sub-queries, unless `sub` is given) are answered by `engine`."""
+    planner = dspy.LM("scripted/planner", engine=engine, cache=False, num_retries=0)
+    asked = dspy.LM("scripted/sub", engine=sub, cache=False, num_retries=0) if sub else planner
+    return Models(planner, asked, "scripted model", "test", is_offline=False, signature=ANSWER)
+
+
+def scripted_workbench(
+    script: ScriptedEngine | Policy | Iterable[str],
+    sub: ScriptedEngine | None = None,
+    sandboxes: Any | None = None,
+    **limits: Any,
+) -> Workbench:
+    """A Workbench on a scripted model; without `sandboxes`, code runs in DSPy's LocalInterpreter (no isolation)."""
+    engine = script if isinstance(script, ScriptedEngine) else ScriptedEngine(script)
+    settings = Settings(budget=Limits(**limits))
+    return Workbench(settings, sandboxes or UnisolatedSandboxes(), scripted_models(engine, sub))
+
+
+class UnisolatedSandboxes:
+    """`Sandboxes` on DSPy's LocalInterpreter: a plain subprocess per sandbox, quick to start, no isolation at all."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._numbers = itertools.count(1)
+        self.live = 0
+        self.most_live = 0
+        self.opened: list[Role] = []
+
+    @property
+    def isolation(self) -> Isolation:
+        return Isolation("L1", "a plain subprocess (tests only)")
+
+    def open(self, role: Role, on_output: OnOutput | None = None) -> Interpreter:
+        with self._lock:
+            self.opened.append(role)
+            return _PlainInterpreter(self, f"plain-{next(self._numbers)}")
+
+    def child(self, parent_id: str, role: Role, on_output: OnOutput | None = None) -> Interpreter:
+        return self.open(role, on_output)
+
+    def close(self) -> None:
+        """Each interpreter is shut down by whoever opened it."""
+
+    def count(self, change: int) -> None:
+        with self._lock:
+            self.live += change
+            self.most_live = max(self.most_live, self.live)
+
+
+class _PlainInterpreter(dspy.LocalInterpreter):
+    def __init__(self, home: UnisolatedSandboxes, sandbox_id: str) -> None:
+        super().__init__()
+        self._home = home
+        self._id = sandbox_id
+        self._is_live = False
+
+    @property
+    def sandbox_id(self) -> str:
+        return self._id if self._is_live else ""
+
+    def start(self) -> None:
+        super().start()
+        if not self._is_live:
+            self._is_live = True
+            self._home.count(1)
+
+    def interrupt(self) -> None:
+        self.shutdown()
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        if self._is_live:
+            self._is_live = False
+            self._home.count(-1)
