@@ -6,6 +6,7 @@ import hmac
 import json
 import sys
 import traceback
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
@@ -17,6 +18,7 @@ from fleet_rlm_jupyter.localdaytona.wire import API, PROXY, ApiError, error_body
 
 _SOCKET_PATH = "api/socket.io"
 _MAX_PAGE = 200
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class ControlPlane:
@@ -56,7 +58,7 @@ class ControlPlane:
         add("*", "/{tail:.*}", _unknown)
 
     @web.middleware
-    async def _guard(self, request: web.Request, handler) -> web.StreamResponse:
+    async def _guard(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
         """Refuse whoever lacks the key, and answer every error in Daytona's form."""
         try:
             if not request.path.startswith(f"/{_SOCKET_PATH}/"):  # there the key comes in the first message
@@ -147,7 +149,7 @@ class ControlPlane:
         sandbox.labels = strings(parse_object(await request.read()), "labels")
         return web.json_response({"labels": sandbox.labels})
 
-    def _interval_route(self, name: str, lowest: int):
+    def _interval_route(self, name: str, lowest: int) -> _Handler:
         async def set_interval(request: web.Request) -> web.Response:
             sandbox = self._find(request)
             try:

@@ -7,9 +7,10 @@ import errno
 import json
 import os
 import sys
+from collections.abc import Mapping
 from typing import NoReturn
 
-from fleet_rlm_jupyter.localdaytona import server
+from fleet_rlm_jupyter.localdaytona import linux, server
 from fleet_rlm_jupyter.localdaytona.folders import Folders, sweep
 from fleet_rlm_jupyter.localdaytona.isolation import NotIsolated
 from fleet_rlm_jupyter.localdaytona.server import Options
@@ -55,6 +56,8 @@ def _run(options: Options, ready_fd: int) -> None:
             "no_platform", "the local server does not run on Windows", "use WSL, or set DAYTONA_API_KEY to use Daytona"
         )
     try:
+        if sys.platform == "linux":
+            linux.set_dumpable(False)  # where code runs as the same user, it must not read the key from our memory
         sweep()
         folders = Folders()
         control, fork_server = start_fork_server(folders.base)
@@ -80,7 +83,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="localdaytona", description="A Daytona API on this machine, for any Daytona SDK client.")
     add = parser.add_argument
     add("--port", type=int, default=0, help="loopback port; 0 (the default) takes any free one")
-    add("--key", default="", help=f"the API key that clients must send; better in {_KEY_VARIABLE}, where ps shows it not")
+    add(
+        "--key",
+        default="",
+        help=f"the API key that clients must send; better in {_KEY_VARIABLE}, where ps shows it not",
+    )
     add("--level", choices=("auto", "L3", "L1"), default="auto", help="isolation of sandboxes")
     add("--allow-unisolated", action="store_true", help="accept level L1, where code runs as you")
     add("--data", default="", help="folder that keeps the volumes (default: they end with the server)")
@@ -119,6 +126,6 @@ def _options(given: argparse.Namespace) -> Options:
     )
 
 
-def _tell(fd: int, message: dict[str, object]) -> None:
+def _tell(fd: int, message: Mapping[str, object]) -> None:
     with contextlib.suppress(OSError):
         os.write(fd, json.dumps(message, ensure_ascii=False).encode() + b"\n")

@@ -4,14 +4,14 @@ import asyncio
 import errno
 import fnmatch
 import grp
-import json
 import os
 import pwd
 import re
 import shutil
 import stat
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from io import FileIO
 
 from aiohttp import web
 
@@ -129,8 +129,10 @@ class Files:
             if mode := request.query.get("mode"):
                 os.chmod(path, _mode(mode))
             owner, group = request.query.get("owner"), request.query.get("group")
-            if owner or group:
-                shutil.chown(path, owner or None, group or None)
+            if owner:
+                shutil.chown(path, user=owner)
+            if group:
+                shutil.chown(path, group=group)
         except LookupError as err:
             raise ApiError(400, "BAD_REQUEST", f"no such user or group: {err}") from err
         except OSError as err:
@@ -254,15 +256,15 @@ async def _store(stream: MultipartStream, path: str) -> int:
     return total
 
 
-def _open_regular(path: str):  # noqa: ANN202
-    file = open(path, "rb", buffering=0, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
+def _open_regular(path: str) -> FileIO:
+    file = FileIO(path, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         raise OSError(errno.EINVAL, "not a regular file")
     return file
 
 
-async def _send(response: web.StreamResponse, file, size: int) -> None:
+async def _send(response: web.StreamResponse, file: FileIO, size: int) -> None:
     """Send exactly `size` bytes; a file that shrinks meanwhile ends the connection, so that the client sees it."""
     left = size
     while left:
@@ -279,7 +281,7 @@ def _part_head(name: str, path: str, kind: str, size: int) -> bytes:
     quoted = urllib.parse.quote(path, safe="")
     return (
         f"--{_BOUNDARY}\r\n"
-        f"Content-Disposition: form-data; name=\"{name}\"; filename=\"{plain}\"; filename*=utf-8''{quoted}\r\n"
+        f'Content-Disposition: form-data; name="{name}"; filename="{plain}"; filename*=utf-8\'\'{quoted}\r\n'
         f"Content-Type: {kind}\r\nContent-Length: {size}\r\n\r\n"
     ).encode()
 
@@ -301,9 +303,9 @@ def _entry(path: str) -> dict[str, object]:
     }
 
 
-def _name(look_up, number: int) -> str:
+def _name(look_up: Callable[[int], Sequence[object]], number: int) -> str:
     try:
-        return look_up(number)[0]
+        return str(look_up(number)[0])
     except KeyError:
         return str(number)
 

@@ -6,14 +6,15 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from fleet_rlm_jupyter.localdaytona.plan import INSIDE_UID, USER
-from fleet_rlm_jupyter.localdaytona.zygote import remove_tree
 
 _PREFIX = "fleet-localdaytona-"
 _ETC_FILES = ("ld.so.cache", "ld.so.conf", "localtime", "timezone", "mime.types", "protocols", "services", "os-release")
 _ETC_FOLDERS = ("ld.so.conf.d", "alternatives", "ssl/certs", "fonts", "pki/tls/certs", "pki/ca-trust/extracted")
+_LONGEST_PARENT = 56
 _SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
 
 
@@ -21,7 +22,7 @@ class Folders:
     """One folder per server, locked while the server lives; `shared` is what its sandboxes have in common."""
 
     def __init__(self) -> None:
-        self.base = tempfile.mkdtemp(prefix=_PREFIX)
+        self.base = tempfile.mkdtemp(prefix=_PREFIX, dir=_parent())
         os.chmod(self.base, 0o711)
         self._lock = os.open(f"{self.base}/lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
@@ -56,7 +57,7 @@ class Folders:
 
 def sweep() -> None:
     """Delete what servers left that were killed together with their fork servers."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+    for folder in Path(_parent()).glob(f"{_PREFIX}*"):
         try:
             if folder.lstat().st_uid != os.getuid():
                 continue
@@ -67,6 +68,28 @@ def sweep() -> None:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             remove_tree(str(folder))
         os.close(lock)
+
+
+def remove_tree(path: str) -> None:
+    """Delete a folder even when code in a sandbox took its own permissions away."""
+
+    def retry(function: Callable[..., object], name: str, _: object) -> None:
+        try:
+            os.chmod(os.path.dirname(name), 0o700)
+            if function in (os.scandir, os.open, os.lstat):
+                os.chmod(name, 0o700)
+                shutil.rmtree(name, ignore_errors=True)
+            else:
+                function(name)
+        except OSError:
+            pass
+
+    shutil.rmtree(path, onerror=retry)
+
+
+def _parent() -> str:
+    chosen = tempfile.gettempdir()
+    return chosen if len(chosen) <= _LONGEST_PARENT else "/tmp"  # sockets need a short path
 
 
 def _copy_etc(etc: Path) -> None:

@@ -41,21 +41,21 @@ _SIOCSIFFLAGS = 0x8914
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def _call(name: str, *args: object) -> int:
+def call(name: str, *args: object) -> int:
     result = getattr(_libc, name)(*args)
     if result < 0:
         number = ctypes.get_errno()
-        raise OSError(number, f"{name}: {os.strerror(number)}")
+        raise OSError(number, os.strerror(number), name)
     return result
 
 
 def unshare(flags: int) -> None:
-    _call("unshare", ctypes.c_int(flags))
+    call("unshare", ctypes.c_int(flags))
 
 
 def mount(source: str, target: str, kind: str | None, flags: int, data: str | None = None) -> None:
     try:
-        _call(
+        call(
             "mount",
             source.encode(),
             target.encode(),
@@ -64,21 +64,21 @@ def mount(source: str, target: str, kind: str | None, flags: int, data: str | No
             data.encode() if data else None,
         )
     except OSError as err:
-        raise OSError(err.errno, f"mount {source} on {target}: {os.strerror(err.errno)}") from err
+        raise OSError(err.errno, f"mount {source} on {target}: {err.strerror}") from err
 
 
 def unmount(target: str) -> None:
-    _call("umount2", target.encode(), ctypes.c_int(MNT_DETACH))
+    call("umount2", target.encode(), ctypes.c_int(MNT_DETACH))
 
 
 def pivot_root(new_root: str, old_root: str) -> None:
-    _call("pivot_root", new_root.encode(), old_root.encode())
+    call("pivot_root", new_root.encode(), old_root.encode())
 
 
 def restrict_mount(path: str, flags: int, recursive: bool = True) -> None:
     """Add MS_RDONLY, MS_NOSUID, MS_NODEV or MS_NOEXEC to a mount and those below it (Linux 5.12)."""
     attributes = struct.pack("QQQQ", flags & 15, 0, 0, 0)  # the four lowest bits are the same as MS_*
-    _call(
+    call(
         "syscall",
         ctypes.c_long(_MOUNT_SETATTR),
         ctypes.c_int(_AT_FDCWD),
@@ -91,7 +91,7 @@ def restrict_mount(path: str, flags: int, recursive: bool = True) -> None:
 
 def prctl(option: int, argument: int) -> None:
     zero = ctypes.c_ulong(0)
-    _call("prctl", ctypes.c_int(option), ctypes.c_ulong(argument), zero, zero, zero)
+    call("prctl", ctypes.c_int(option), ctypes.c_ulong(argument), zero, zero, zero)
 
 
 def die_with_parent(signal_number: int) -> None:
@@ -122,7 +122,7 @@ def drop_capabilities() -> None:
                 break
             raise
     header = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)
-    _call("capset", header, bytes(24))
+    call("capset", header, bytes(24))
 
 
 def bring_loopback_up() -> None:
@@ -133,4 +133,4 @@ def bring_loopback_up() -> None:
 
 
 def set_host_name(name: str) -> None:
-    _call("sethostname", name.encode(), ctypes.c_size_t(len(name)))
+    call("sethostname", name.encode(), ctypes.c_size_t(len(name)))

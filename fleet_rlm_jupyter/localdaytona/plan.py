@@ -53,7 +53,7 @@ class Plan:
 
     @property
     def socket(self) -> str:
-        return f"{self.folder}/sock"
+        return socket_path(self.folder)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -65,3 +65,9 @@ class Plan:
         raw["mounts"] = tuple(Mount(**mount) for mount in raw["mounts"])
         raw["limits"] = Limits(**raw["limits"])
         return cls(**raw)
+
+
+def socket_path(folder: str) -> str:
+    """Where the toolbox of the sandbox in `folder` listens; short, since a socket's path may have 104 bytes."""
+    base, _, name = folder.rpartition("/")
+    return f"{base}/{name[:13]}.s"

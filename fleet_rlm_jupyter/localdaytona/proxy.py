@@ -22,6 +22,7 @@ class Proxy:
     def __init__(self, sandboxes: Sandboxes) -> None:
         self._sandboxes = sandboxes
         self._sessions: dict[str, aiohttp.ClientSession] = {}
+        self._closing: set[asyncio.Task[None]] = set()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         sandbox = self._sandboxes.get(request.match_info["id"])
@@ -54,6 +55,9 @@ class Proxy:
 
     def _session(self, sandbox: Sandbox) -> aiohttp.ClientSession:
         if sandbox.identifier not in self._sessions:
+            for gone in self._sessions.keys() - {one.identifier for one in self._sandboxes.all()}:
+                self._closing.add(task := asyncio.create_task(self.forget(gone)))
+                task.add_done_callback(self._closing.discard)
             self._sessions[sandbox.identifier] = aiohttp.ClientSession(
                 connector=aiohttp.UnixConnector(self._sandboxes.socket(sandbox), limit=0, keepalive_timeout=600),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=30),

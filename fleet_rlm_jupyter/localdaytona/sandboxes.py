@@ -9,13 +9,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fleet_rlm_jupyter.localdaytona.folders import Folders
-from fleet_rlm_jupyter.localdaytona.plan import Limits, Mount, Plan
+from fleet_rlm_jupyter.localdaytona.plan import Limits, Mount, Plan, socket_path
 from fleet_rlm_jupyter.localdaytona.spawner import Spawner, SpawnError
 from fleet_rlm_jupyter.localdaytona.volumes import Volumes
 from fleet_rlm_jupyter.localdaytona.wire import ApiError, timestamp
 
 DEFAULT_AUTO_STOP_MINUTES = 15
 _RESERVED = ("/", "/proc", "/dev", "/etc", "/usr", "/bin", "/sbin", "/lib", "/lib64", "/tmp", "/home", "/opt")
+_READ_ONLY = tuple(f"{path}/" for path in ("/proc", "/dev", "/etc", "/usr", "/bin", "/sbin", "/lib", "/lib64"))
 Listener = Callable[[str, dict[str, object]], Awaitable[None]]
 
 
@@ -66,6 +67,7 @@ class Sandboxes:
         self._volumes = volumes
         self._tell = tell
         self._all: dict[str, Sandbox] = {}
+        self._telling: set[asyncio.Task[None]] = set()
 
     def all(self) -> list[Sandbox]:
         return list(self._all.values())
@@ -140,7 +142,8 @@ class Sandboxes:
         sandbox = self._all.get(identifier)
         if sandbox is not None and sandbox.state == "started":
             sandbox.error = "the sandbox's process ended: it was killed, or ran out of memory"
-            sandbox.state = "error"
+            self._telling.add(task := asyncio.create_task(self._change(sandbox, "error")))
+            task.add_done_callback(self._telling.discard)
 
     async def tick(self) -> None:
         """Stop and delete what has been idle for too long."""
@@ -159,7 +162,7 @@ class Sandboxes:
         return f"{self._ground.folders.base}/{sandbox.identifier}"
 
     def socket(self, sandbox: Sandbox) -> str:
-        return f"{self.folder(sandbox)}/sock"
+        return socket_path(self.folder(sandbox))
 
     def uses_volume(self, identifier: str) -> bool:
         return any(
@@ -215,7 +218,7 @@ class Sandboxes:
             await self._change(sandbox, "error")
             raise ApiError(500, "INTERNAL_SERVER_ERROR", f"the sandbox did not start: {err}") from err
         sandbox.touch()
-        sandbox.stopped = None
+        sandbox.stopped = sandbox.error = None
         await self._change(sandbox, "started")
 
     async def _change(self, sandbox: Sandbox, state: str) -> None:
@@ -253,7 +256,7 @@ class Sandboxes:
                 raise ApiError(400, "BAD_REQUEST", "a volume must be an object")
             volume = self._volumes.get(str(one.get("volumeId")))
             target, subpath = os.path.normpath(str(one.get("mountPath") or "")), str(one.get("subpath") or "")
-            if not target.startswith("/") or target in _RESERVED or target.startswith(("/proc/", "/dev/", "/etc/")):
+            if not target.startswith("/") or target in _RESERVED or target.startswith(_READ_ONLY):
                 raise ApiError(400, "BAD_REQUEST", f"a volume cannot be mounted at {target}")
             if ".." in Path(subpath).parts:
                 raise ApiError(400, "BAD_REQUEST", "the subpath of a volume must not contain '..'")
@@ -266,8 +269,10 @@ class Sandboxes:
 def strings(body: dict[str, object], name: str) -> dict[str, str]:
     """The map of strings at `name` in a request; raises ApiError 400."""
     value = body.get(name) or {}
-    if not isinstance(value, dict) or not all(isinstance(one, str) and "\0" not in one for one in value.values()):
+    if not isinstance(value, dict) or not all(isinstance(one, str) for one in value.values()):
         raise ApiError(400, "BAD_REQUEST", f"{name} must map names to strings")
+    if name == "env" and not all(key and "=" not in key and "\0" not in key + one for key, one in value.items()):
+        raise ApiError(400, "BAD_REQUEST", "env holds a name or value that no process can be given")
     return value
 
 

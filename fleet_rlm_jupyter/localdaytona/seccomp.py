@@ -104,11 +104,11 @@ def install() -> None:
 
     Raises OSError when the kernel has no filters or this architecture is unknown.
     """
-    column, arch = _ARCHITECTURES.get(platform.machine(), (None, None))
-    if column is None:
+    column, arch = _ARCHITECTURES.get(platform.machine(), (-1, 0))
+    if column < 0:
         raise OSError(errno.ENOSYS, f"seccomp: no table for the architecture {platform.machine()}")
     code = _program(column, arch)
-    linux._call(
+    linux.call(
         "prctl",
         ctypes.c_int(22),  # PR_SET_SECCOMP
         ctypes.c_ulong(2),  # SECCOMP_MODE_FILTER
@@ -123,7 +123,9 @@ def _program(column: int, arch: int) -> bytes:
     code = _load(_ARCH) + _jump(_EQUAL, arch, 1, 0) + _answer(_KILL) + _load(_NUMBER)
     if column == 0:
         code += _jump(_AT_LEAST, _X32_BIT, 0, 1) + _deny(errno.ENOSYS)
-    for denied in sorted(row[column] for row in _DENIED.values() if row[column] is not None):
+    for denied in (row[column] for row in _DENIED.values()):
+        if denied is None:
+            continue
         code += _when(denied, _deny(errno.EPERM))
     code += _when(number["clone3"], _deny(errno.ENOSYS))  # its flags lie in memory; libc falls back to clone
     code += _when(number["clone"], _load_argument(0) + _jump(_ANY_BIT, _NEW_NAMESPACES, 0, 1) + _deny(errno.EPERM))

@@ -99,6 +99,8 @@ class Spawner:
                     case "exit":
                         self._refuse(identifier, "the sandbox ended while it started")
                         self._on_exit(identifier)
+                    case _:
+                        pass
                 for future in self._waiting.pop((identifier, event), []):
                     if not future.done():
                         future.set_result(message)

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
@@ -18,6 +19,7 @@ from fleet_rlm_jupyter.localdaytona.wire import DAEMON, ApiError, error_body, pa
 
 _RESULT_BYTES = 32 << 20
 _LONGEST_SECONDS = 24 * 3600
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def run(plan: Plan, listener: socket.socket, link: socket.socket) -> None:
@@ -44,7 +46,7 @@ async def _serve(plan: Plan, listener: socket.socket, link: socket.socket) -> No
 
 
 @web.middleware
-async def _errors_as_json(request: web.Request, handler) -> web.StreamResponse:
+async def _errors_as_json(request: web.Request, handler: _Handler) -> web.StreamResponse:
     try:
         return await handler(request)
     except ApiError as err:

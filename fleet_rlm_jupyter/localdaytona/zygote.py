@@ -1,10 +1,10 @@
 """The fork server: imports the toolbox once, forks each sandbox, and cleans up when the server is gone."""
 
+import contextlib
 import gc
 import json
 import os
 import selectors
-import shutil
 import signal
 import socket
 import sys
@@ -13,7 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fleet_rlm_jupyter.localdaytona import isolation, linux
-from fleet_rlm_jupyter.localdaytona.plan import Plan
+from fleet_rlm_jupyter.localdaytona.folders import remove_tree
+from fleet_rlm_jupyter.localdaytona.plan import Plan, socket_path
 from fleet_rlm_jupyter.localdaytona.processtable import members
 
 _GRACE_SECONDS = 1.0
@@ -79,6 +80,8 @@ class Zygote:
                     self._kill(request["id"])
                 case "remove":
                     self._remove(request["id"], request["path"])
+                case other:
+                    raise ValueError(f"no such request: {other}")
 
     def _start(self, plan: Plan) -> None:
         try:
@@ -137,7 +140,7 @@ class Zygote:
             return
         pid = os.fork()
         if pid == 0:
-            _run_child(lambda: remove_tree(path), None, keep=())
+            _run_child(lambda: _remove_sandbox(path), None, keep=())
         self._forked[pid] = lambda status: self._say(identifier, "removed")
 
     def _on_child(self, wake: socket.socket) -> None:
@@ -193,21 +196,10 @@ class Zygote:
             _kill(pid)
 
 
-def remove_tree(path: str) -> None:
-    """Delete a folder even when code in a sandbox took its own permissions away."""
-
-    def retry(function: Callable[..., object], name: str, _: object) -> None:
-        try:
-            os.chmod(os.path.dirname(name), 0o700)
-            if function in (os.scandir, os.open, os.lstat):
-                os.chmod(name, 0o700)
-                shutil.rmtree(name, ignore_errors=True)
-            else:
-                function(name)
-        except OSError:
-            pass
-
-    shutil.rmtree(path, onerror=retry)
+def _remove_sandbox(folder: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(socket_path(folder))
+    remove_tree(folder)
 
 
 def _listen(path: str) -> socket.socket:
@@ -241,10 +233,8 @@ def _run_child(work: Callable[[], None], link: socket.socket | None, keep: tuple
 
 
 def _kill(pid: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def main(control_fd: int, base: str) -> None:
