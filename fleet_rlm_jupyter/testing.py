@@ -12,7 +12,7 @@ import dspy
 from dspy import lm15
 
 from fleet_rlm_jupyter.domain.events import Limits
-from fleet_rlm_jupyter.domain.ports import Interpreter, Isolation, OnOutput, Role
+from fleet_rlm_jupyter.domain.ports import Interpreter, Isolation, OnOutput, Role, Sandboxes
 from fleet_rlm_jupyter.engine.models import ANSWER, Models
 from fleet_rlm_jupyter.settings import Settings
 from fleet_rlm_jupyter.workbench import Workbench
@@ -107,13 +107,13 @@ def scripted_models(engine: ScriptedEngine, sub: ScriptedEngine | None = None) -
 def scripted_workbench(
     script: ScriptedEngine | Policy | Iterable[str],
     sub: ScriptedEngine | None = None,
-    sandboxes: Any | None = None,
+    home: Sandboxes | None = None,
     **limits: Any,
 ) -> Workbench:
-    """A Workbench on a scripted model; without `sandboxes`, code runs in DSPy's LocalInterpreter (no isolation)."""
+    """A Workbench on a scripted model, in sandboxes from `home` (UnisolatedSandboxes by default), with `limits`."""
     engine = script if isinstance(script, ScriptedEngine) else ScriptedEngine(script)
     settings = Settings(budget=Limits(**limits))
-    return Workbench(settings, sandboxes or UnisolatedSandboxes(), scripted_models(engine, sub))
+    return Workbench(settings, home or UnisolatedSandboxes(), scripted_models(engine, sub))
 
 
 class UnisolatedSandboxes:

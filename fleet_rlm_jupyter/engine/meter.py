@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -41,7 +41,7 @@ class Meter:
         return copy
 
     @contextmanager
-    def batch(self, calls: int) -> Iterator[None]:
+    def batch(self, calls: int) -> Generator[None]:
         """Claim `calls` sub-calls at once; LM calls in this context (and copies of it) draw on that claim."""
         held = self.budget.reserve(calls, sub=True)
         token = _BATCH.set(held)

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import dspy
-from dspy.primitives.code_interpreter import CodeInterpreterError
+from dspy.utils.exceptions import DSPyError
 
 from fleet_rlm_jupyter.domain.budget import Budget
 from fleet_rlm_jupyter.domain.errors import BadRequest, DepthExceeded, ErrorText, FleetError, ToolFailed
 from fleet_rlm_jupyter.domain.events import SandboxChanged, SandboxState
 from fleet_rlm_jupyter.domain.ports import EXECUTION_INSTRUCTIONS, Interpreter, Role, Sandboxes
+from fleet_rlm_jupyter.engine.failures import explained
 from fleet_rlm_jupyter.engine.meter import Meter
 from fleet_rlm_jupyter.engine.models import Models
 from fleet_rlm_jupyter.engine.recorder import Emit, Recorder
@@ -123,9 +124,9 @@ class Recursion:
     def _child(self, prompt: str, context: Any) -> Any:
         try:
             return self.sub_rlm(prompt, context)
-        except (FleetError, dspy.LMError, CodeInterpreterError, ValueError) as err:
+        except (FleetError, DSPyError, ValueError) as err:
             # The siblings' answers are paid for: one failure must not lose them.
-            return {"error": ErrorText.of(err).model_dump()}
+            return {"error": ErrorText.of(explained(err)).model_dump()}
 
     def _query(self, prompt: str) -> str:
         try:
