@@ -19,10 +19,9 @@ settings.load_profile(PROFILE)
 
 # A test must neither spend a developer's money nor depend on their settings: only live tests see Daytona's variables.
 DAYTONA = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("DAYTONA_")}
-for name in [name for name in os.environ if name.startswith("FLEET_")] + [
-    name for also in ALSO.values() for name in also
-]:
-    os.environ.pop(name, None)
+KEYS = {name for also in ALSO.values() for name in also}
+for name in [name for name in os.environ if name.startswith("FLEET_") or name in KEYS]:
+    del os.environ[name]
 
 SKIPPED = {
     "live": "" if {"DAYTONA_API_KEY", "DAYTONA_API_URL"} <= DAYTONA.keys() else "needs DAYTONA_API_KEY and _URL",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from fleet_rlm_jupyter.domain.errors import (
@@ -64,6 +65,8 @@ class Budget:
         All or nothing: a batch of n claims n, so it cannot overrun. `sub` marks calls made by generated code.
         Raises BudgetExceeded, DeadlineExceeded or Cancelled (sticky), SubCallsExceeded (not sticky).
         """
+        if calls < 0:
+            raise ValueError("a claim cannot be negative")
         with self._lock:
             self._raise_if_stopped()
             error = self._refusal(calls, tokens)
@@ -118,6 +121,8 @@ class Budget:
     def vacate(self) -> None:
         """Give one live sandbox back."""
         with self._lock:
+            if not self._sandboxes:
+                raise ValueError("no sandbox is occupied")
             self._sandboxes -= 1
 
     def stop(self, error: EndsRun) -> None:
@@ -132,8 +137,9 @@ class Budget:
                 return
             self._is_urgent = True
             watchers = list(self._watchers)
-        for wake in watchers:
-            wake()
+        with ExitStack() as all_of_them:  # one that raises must not keep the others waiting
+            for wake in reversed(watchers):
+                all_of_them.callback(wake)
 
     def cancel(self) -> None:
         self.stop(Cancelled("the run was cancelled", "ask again, or replay what was found"))
