@@ -91,6 +91,7 @@ class Settings(_Group):
     )
     max_tokens: int | None = Field(default=None, gt=0, description="most tokens of one answer of the model")
     model_seconds: float = Field(default=120, gt=0, description="seconds after which one LM call counts as timed out")
+    model_retries: int = Field(default=3, ge=0, description="tries after the first when a provider is busy or fails")
     find_local_models: bool = Field(
         default=True, description="look for model servers on loopback when nothing is configured"
     )

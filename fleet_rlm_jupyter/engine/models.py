@@ -126,7 +126,7 @@ def _lm(model: str, api_base: str | None, settings: Settings) -> dspy.LM:
         return recipes_lm()
     name = model if "/" in model or not api_base else f"openai/{model}"
     provider = _known_provider(name, api_base)
-    options: dict[str, Any] = {"timeout": settings.model_seconds}
+    options: dict[str, Any] = {"timeout": settings.model_seconds, "num_retries": settings.model_retries}
     # A provider's own key goes to that provider only, never to another address.
     key = settings.api_key if api_base else settings.provider_keys.get(provider) or settings.api_key
     if key:

@@ -1,0 +1,129 @@
+"""Real HTTP against a local OpenAI-compatible server: what the model answers, refuses and fails to say."""
+
+from __future__ import annotations
+
+import pytest
+from llmock.pytest_plugin import LLMock
+from llmock.scenarios import Fail
+from llmock.testing import LLMockServer
+
+from fleet_rlm_jupyter.domain.session import Run
+from fleet_rlm_jupyter.settings import load
+from fleet_rlm_jupyter.testing import UnisolatedSandboxes, code
+from fleet_rlm_jupyter.workbench import Question, Workbench
+
+
+@pytest.fixture(scope="module")
+def server():
+    with LLMockServer() as running:
+        yield running
+
+
+@pytest.fixture
+def provider(server):
+    mock = LLMock(server)
+    yield mock
+    mock.reset()
+
+
+def answer(text: str) -> str:
+    return f"[[ ## answer ## ]]\n{text}\n\n[[ ## completed ## ]]"
+
+
+def ask(provider: LLMock, mode: str = "direct", **settings) -> Run:
+    given = {"model": "gpt-test", "api_base": provider.base_url(), "model_retries": 0, **settings}
+    bench = Workbench(load(given, environ={}), UnisolatedSandboxes())
+    return bench.ask(Question("how many?", context="there are 42", mode=mode)).result(60)
+
+
+def test_an_answer_comes_back_with_the_tokens_the_server_counted(provider):
+    provider.reply(answer("42"))
+    run = ask(provider)
+    assert (run.status, run.answer) == ("done", "42")
+    assert run.usage.calls == 1
+    assert run.usage.tokens_in
+    assert run.usage.cost is None, "a server of one's own has no price list"
+    assert run.model == "gpt-test"
+
+
+def test_a_recursive_run_goes_over_http_too(provider):
+    provider.reply(code("print(llm_query(prompt='what?'))"))
+    provider.reply("forty-two")
+    provider.reply(code("SUBMIT(answer='forty-two')"))
+    run = ask(provider, mode="rlm_only")
+    assert (run.status, run.answer) == ("done", "forty-two")
+    assert run.usage.calls == 3
+
+
+def test_a_refused_key_is_said_with_the_next_step(provider):
+    provider.add(Fail(401, times=None))
+    run = ask(provider)
+    assert run.status == "failed"
+    assert run.error is not None
+    assert run.error.code == "model_failed"
+    assert "refused the key" in run.error.text
+    assert "key" in run.error.hint
+
+
+def test_too_many_requests_are_tried_again_after_the_time_the_server_names(provider):
+    provider.rate_limit(times=2, retry_after=0.1)
+    provider.reply(answer("42"))
+    run = ask(provider, model_retries=3)
+    assert (run.status, run.answer) == ("done", "42")
+    provider.assert_resilient()
+
+
+def test_too_many_requests_for_too_long_is_said_with_the_next_step(provider):
+    provider.rate_limit(times=None, retry_after=0.01)
+    run = ask(provider)
+    assert run.status == "failed"
+    assert run.error is not None
+    assert "too many requests" in run.error.text
+
+
+def test_a_server_that_is_too_slow_is_said_with_the_setting_to_raise(provider):
+    provider.delay(5)
+    run = ask(provider, model_seconds=0.3)
+    assert run.status == "failed"
+    assert run.error is not None
+    assert run.error.code == "model_failed"
+    assert "model_seconds" in run.error.hint or "api_base" in run.error.hint
+
+
+def test_an_empty_answer_is_a_failure(provider):
+    provider.reply("", times=None)
+    run = ask(provider)
+    assert run.status == "failed"
+
+
+def test_a_server_that_is_not_there_is_said_with_the_address_to_check():
+    bench = Workbench(
+        load({"model": "gpt-test", "api_base": "http://127.0.0.1:9/v1", "model_retries": 0}, environ={}),
+        UnisolatedSandboxes(),
+    )
+    run = bench.ask(Question("how many?", context="42", mode="direct")).result(60)
+    assert run.status == "failed"
+    assert run.error is not None
+    assert "api_base" in run.error.hint
+
+
+def test_no_key_is_sent_to_an_address_it_was_not_given_for(provider):
+    provider.reply(answer("42"))
+    settings = load(
+        {"model": "gpt-test", "api_base": provider.base_url()}, environ={"OPENAI_API_KEY": "sk-secret-of-openai"}
+    )
+    Workbench(settings, UnisolatedSandboxes()).ask(Question("how many?", context="42", mode="direct")).result(60)
+    sent = provider.requests[-1]
+    assert "sk-secret-of-openai" not in str(sent)
+
+
+def test_the_planner_and_the_sub_model_are_told_apart(provider):
+    provider.reply(code("print(llm_query(prompt='what?'))"))
+    provider.reply("forty-two")
+    provider.reply(code("SUBMIT(answer='42')"))
+    run = ask(provider, mode="rlm_only", sub_model="small-test")
+    assert run.status == "done"
+    assert [request.model for request in provider.requests] == ["gpt-test", "small-test", "gpt-test"]
+    assert "small-test" in run.model
+
+
