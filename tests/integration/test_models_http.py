@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
 import pytest
 from llmock.pytest_plugin import LLMock
 from llmock.scenarios import Fail
@@ -107,14 +111,41 @@ def test_a_server_that_is_not_there_is_said_with_the_address_to_check():
     assert "api_base" in run.error.hint
 
 
-def test_no_key_is_sent_to_an_address_it_was_not_given_for(provider):
-    provider.reply(answer("42"))
-    settings = load(
-        {"model": "gpt-test", "api_base": provider.base_url()}, environ={"OPENAI_API_KEY": "sk-secret-of-openai"}
-    )
-    Workbench(settings, UnisolatedSandboxes()).ask(Question("how many?", context="42", mode="direct")).result(60)
-    sent = provider.requests[-1]
-    assert "sk-secret-of-openai" not in str(sent)
+@pytest.fixture
+def eavesdropper():
+    """A server that answers like a model and keeps the headers it was sent."""
+    heard: list[dict[str, str]] = []
+
+    class Answering(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            heard.append(dict(self.headers))
+            self.rfile.read(int(self.headers["Content-Length"]))
+            choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": answer("42")}}
+            body = json.dumps({"id": "x", "object": "chat.completion", "model": "m", "choices": [choice]}).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answering) as listening:
+        threading.Thread(target=listening.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{listening.server_port}/v1", heard
+        listening.shutdown()
+
+
+def test_no_key_is_sent_to_an_address_it_was_not_given_for(eavesdropper):
+    url, heard = eavesdropper
+    keys = {"OPENAI_API_KEY": "sk-secret-of-openai"}
+    for given, expected in (({}, "Bearer none"), ({"api_key": "sk-mine"}, "Bearer sk-mine")):
+        settings = load({"model": "gpt-test", "api_base": url, **given}, environ=keys)
+        run = Workbench(settings, UnisolatedSandboxes()).ask(Question("?", context="42", mode="direct")).result(60)
+        assert run.status == "done"
+        assert heard[-1]["Authorization"] == expected
+        assert "sk-" not in run.model_dump_json()
 
 
 def test_the_planner_and_the_sub_model_are_told_apart(provider):
@@ -125,5 +156,3 @@ def test_the_planner_and_the_sub_model_are_told_apart(provider):
     assert run.status == "done"
     assert [request.model for request in provider.requests] == ["gpt-test", "small-test", "gpt-test"]
     assert "small-test" in run.model
-
-
