@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Literal
+import math
+from collections.abc import Collection
+from itertools import islice
+from reprlib import Repr
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, JsonValue, TypeAdapter, model_validator
 
 from fleet_rlm_jupyter.domain.errors import ErrorText
 
@@ -20,6 +24,12 @@ Channel = Literal["answer", "thought", "stdout", "stderr"]
 
 class _Word(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _well_formed(cls, data: object) -> object:
+        # Generated code may print half of a surrogate pair: such a text can be neither written nor sent.
+        return _encodable(data)
 
 
 class Usage(_Word):
@@ -161,15 +171,15 @@ class Event(_Word):
     """One fact with its place: `seq` counts 0, 1, 2… per run without gaps, `at` is seconds since the epoch, UTC."""
 
     v: int = VERSION
-    seq: int
-    at: float
+    seq: int = Field(ge=0)
+    at: FiniteFloat
     session_id: str
     run_id: str
     call_id: str | None
     fact: Fact
 
     def encode(self) -> str:
-        """One line of JSON: the envelope, then `type` and `data`."""
+        """One line of JSON: the envelope, then `type` and `data`. NaN and infinity, which JSON lacks, become texts."""
         if isinstance(self.fact, Unrecognized):
             kind, data = self.fact.type, self.fact.data
         else:
@@ -178,40 +188,101 @@ class Event(_Word):
             "v": self.v, "seq": self.seq, "at": self.at, "session_id": self.session_id,
             "run_id": self.run_id, "call_id": self.call_id, "type": kind, "data": data,
         }  # fmt: skip
-        return json.dumps(line, ensure_ascii=False, separators=(",", ":"))
+        try:
+            return _to_json(line)
+        except ValueError:
+            return _to_json(_without_odd_numbers(line))
 
     @classmethod
     def decode(cls, line: str | bytes) -> Event:
         """The inverse of `encode`. An unknown `type` becomes `Unrecognized`; raises ValueError on anything else."""
-        raw = json.loads(line)
+        try:
+            raw = json.loads(line, parse_constant=_refuse_constant)
+        except RecursionError as err:
+            raise ValueError("an event is not that deep") from err
         if not isinstance(raw, dict) or not isinstance(raw.get("data"), dict) or not isinstance(raw.get("type"), str):
             raise ValueError("an event is a JSON object with a text `type` and an object `data`")
         kind, data = raw.pop("type"), raw.pop("data")
         known = kind in _TYPES
-        fact = _FACTS.validate_python({"type": kind, **data}) if known else Unrecognized(type=kind, data=data)
+        # The envelope's type is the type, whatever `data` calls itself.
+        fact = _FACTS.validate_python({**data, "type": kind}) if known else Unrecognized(type=kind, data=data)
         return cls.model_validate({**raw, "fact": fact})
 
 
-def preview(value: object) -> str:
-    """`value` as text of at most PREVIEW_BYTES bytes, its head and tail kept, the cut said."""
-    text = value if isinstance(value, str) else _as_text(value)
-    raw = text.encode("utf-8", "replace")
-    if len(raw) <= PREVIEW_BYTES:
-        return raw.decode("utf-8")
-    half = (PREVIEW_BYTES - 60) // 2
-    head, tail = raw[:half].decode("utf-8", "ignore"), raw[-half:].decode("utf-8", "ignore")
-    return f"{head}\n… {len(raw) - 2 * half:,} bytes left out …\n{tail}"
+def _to_json(line: dict[str, Any]) -> str:
+    return json.dumps(line, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
-def _as_text(value: object) -> str:
-    # A preview must not walk a 100 MB container only to throw it away.
+def _without_odd_numbers(value: Any) -> Any:
+    """pydantic reads these texts back where a field is a number."""
     if isinstance(value, dict):
-        shown = {str(key): _short(value[key]) for key in list(value)[:8]}  # pyright: ignore[reportUnknownArgumentType]
-        return f"dict of {len(value)}: {shown}"
-    if isinstance(value, list | tuple):
-        return f"{type(value).__name__} of {len(value)}: {[_short(item) for item in value[:8]]}"
-    return _short(value)
+        return {key: _without_odd_numbers(item) for key, item in cast("dict[str, Any]", value).items()}
+    if isinstance(value, list):
+        return [_without_odd_numbers(item) for item in cast("list[Any]", value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
 
 
-def _short(value: object) -> str:
-    return value[:200] if isinstance(value, str) else repr(value)[:PREVIEW_BYTES]
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _encodable(value: object) -> object:
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, dict):
+        pairs = cast("dict[object, object]", value).items()
+        return {_encodable(key): _encodable(item) for key, item in pairs}
+    if isinstance(value, list):
+        return [_encodable(item) for item in cast("list[object]", value)]
+    return value
+
+
+def preview(value: object) -> str:
+    """`value` as text of at most PREVIEW_BYTES bytes, its head and tail kept, the cut said.
+
+    Costs the same for a value of any size: a 100 MB input is looked at on every iteration.
+    """
+    text = value if isinstance(value, str) else _as_text(value)
+    if len(text) <= PREVIEW_BYTES:
+        raw = text.encode("utf-8", "replace")
+        if len(raw) <= PREVIEW_BYTES:
+            return raw.decode("utf-8")
+    half = (PREVIEW_BYTES - 60) // 2
+    head = text[:half].encode("utf-8", "replace")[:half].decode("utf-8", "ignore")
+    tail = text[-half:].encode("utf-8", "replace")[-half:].decode("utf-8", "ignore")
+    return f"{head}\n… {len(text) - len(head) - len(tail):,} characters left out …\n{tail}"
+
+
+_SHOWN_ITEMS = 8
+_SHOWN_LEVELS = 3
+
+
+def _as_text(value: object, level: int = 0) -> str:
+    if isinstance(value, str | bytes):
+        return repr(value[:200])
+    if isinstance(value, dict | list | tuple | set | frozenset):
+        return _as_text_of_many(cast("Collection[object]", value), level)
+    if isinstance(value, int) and value.bit_length() > 10_000:
+        return f"integer of {value.bit_length():,} bits"  # Python refuses to write it out
+    bounded = Repr()  # also says so when the value's own repr raises
+    bounded.maxother = PREVIEW_BYTES
+    return bounded.repr(value)
+
+
+def _as_text_of_many(value: Collection[object], level: int) -> str:
+    name = f"{type(value).__name__} of {len(value)}"
+    if level == _SHOWN_LEVELS:
+        return name
+    if isinstance(value, dict):
+        pairs = cast("dict[object, object]", value).items()
+        shown = [
+            f"{_as_text(key, level + 1)}: {_as_text(item, level + 1)}" for key, item in islice(pairs, _SHOWN_ITEMS)
+        ]
+    else:
+        shown = [_as_text(item, level + 1) for item in islice(value, _SHOWN_ITEMS)]
+    if len(value) > _SHOWN_ITEMS:
+        shown.append("…")
+    begin, end = "[]" if isinstance(value, list) else "()" if isinstance(value, tuple) else "{}"
+    return f"{name}: {begin}{', '.join(shown)}{end}"
