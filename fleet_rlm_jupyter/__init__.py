@@ -12,18 +12,30 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fleet_rlm_jupyter.domain.errors import FleetError, ForUser
     from fleet_rlm_jupyter.domain.events import Limits
+    from fleet_rlm_jupyter.engine.recipes.plan import RECIPES
     from fleet_rlm_jupyter.settings import Settings
     from fleet_rlm_jupyter.workbench import Question, Workbench, interpreter
 
 __version__ = "0.1.0"
 
-__all__ = ["FleetError", "ForUser", "Limits", "Question", "Settings", "Workbench", "__version__", "interpreter"]
+__all__ = [
+    "RECIPES",
+    "FleetError",
+    "ForUser",
+    "Limits",
+    "Question",
+    "Settings",
+    "Workbench",
+    "__version__",
+    "interpreter",
+]
 
 # Where a public name lives. Its module is imported on first use: DSPy alone takes two seconds.
 _HOMES = {
     "FleetError": "domain.errors",
     "ForUser": "domain.errors",
     "Limits": "domain.events",
+    "RECIPES": "engine.recipes.plan",
     "Settings": "settings",
     "Question": "workbench",
     "Workbench": "workbench",

@@ -90,10 +90,13 @@ def doctor(settings: tuple[str, ...], as_json: bool, debug: bool) -> NoReturn:
 @app.command()
 def recipes() -> None:
     """List the offline recipes and their slots."""
-    for recipe in fleet.engine.recipes.RECIPES.values():
+    for recipe in fleet.RECIPES.values():
         click.echo(f"{recipe.name}: {recipe.description}")
-        for name, text in recipe.slots.items():
-            click.echo(f"    {name}={text}")
+        for slot in recipe.slots:
+            must = " (needed)" if slot.is_required else ""
+            choices = f" [{', '.join(slot.choices)}]" if slot.choices else ""
+            click.echo(f"    {slot.name}: {slot.description}{choices}{must}")
+        click.echo(f"    e.g. {recipe.example}")
 
 
 @app.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})

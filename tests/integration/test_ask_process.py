@@ -1,0 +1,139 @@
+"""`fleet ask` as a process: what is left behind when it is stopped, hung up on or killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+BIN = Path(sys.executable).parent
+RUNNING = "code runs in the sandbox"
+
+
+def environment(tmp_path: Path) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("FLEET_", "DAYTONA_", "DSPY_"))}
+    return {**kept, "FLEET_FIND_LOCAL_MODELS": "false", "TMPDIR": str(tmp_path / "tmp"), "XDG_DATA_HOME": str(tmp_path)}
+
+
+def start(tmp_path: Path, *more: str, **options) -> subprocess.Popen[str]:
+    """`fleet ask` over a log that is long enough to be at work for a while."""
+    log = tmp_path / "long.log"
+    log.write_text("".join(f"level={'error' if i % 7 == 0 else 'info'} service=s{i % 5} n={i}\n" for i in range(400_000)))
+    (tmp_path / "tmp").mkdir(exist_ok=True)
+    return subprocess.Popen(
+        [BIN / "fleet", "ask", "Which service has the most errors?", "--file", log, *more],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(tmp_path),
+        cwd=tmp_path,
+        **options,
+    )
+
+
+def wait_for(process: subprocess.Popen[str], text: str) -> None:
+    assert process.stderr is not None
+    for line in process.stderr:
+        if text in line:
+            return
+    pytest.fail(f"{text!r} was never said")
+
+
+def ours(tmp_path: Path) -> list[str]:
+    """Command lines of living processes that work for that folder's `fleet`, by their environment or arguments."""
+    mark = str(tmp_path).encode()
+    found = []
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit() or int(folder.name) == os.getpid():
+            continue
+        try:
+            said = (folder / "environ").read_bytes() + (folder / "cmdline").read_bytes()
+            state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            continue
+        if mark in said and state != "Z":
+            found.append((folder / "cmdline").read_bytes().decode())
+    return found
+
+
+def assert_nothing_is_left(tmp_path: Path) -> None:
+    deadline = time.monotonic() + 15
+    left: list[object] = ["not looked yet"]
+    while left and time.monotonic() < deadline:
+        left = [*ours(tmp_path), *(tmp_path / "tmp").iterdir()]
+        if left:
+            os.sched_yield()
+    assert not left
+
+
+def test_an_answer_leaves_nothing_behind(tmp_path):
+    process = start(tmp_path, "--json")
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    said = json.loads(out)
+    assert said["status"] == "done"
+    assert said["usage"]["tokens_in"] is None, "recipes use no tokens, and none are made up"
+    assert "not a language model" in said["model"]
+    assert {"recipe", "slots", "evidence", "run_id", "sandbox", "answer", "error"} <= set(said)
+    assert_nothing_is_left(tmp_path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_stop_ends_it_with_130_and_leaves_nothing_behind(tmp_path, number):
+    process = start(tmp_path)
+    wait_for(process, RUNNING)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "cancelled" in out
+    assert "Traceback" not in out + err
+    assert_nothing_is_left(tmp_path)
+
+
+@pytest.mark.parametrize("moment", ["model:", "step 1", "is ready", RUNNING])
+def test_a_kill_at_any_moment_leaves_nothing_behind(tmp_path, moment):
+    process = start(tmp_path)
+    wait_for(process, moment)
+    process.kill()
+    process.communicate(timeout=20)
+    assert_nothing_is_left(tmp_path)
+
+
+def test_a_closed_terminal_leaves_nothing_behind(tmp_path):
+    master, slave = os.openpty()
+    process = start(tmp_path, start_new_session=True, stdin=slave)
+    os.close(slave)
+    wait_for(process, RUNNING)
+    process.send_signal(signal.SIGHUP)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    process.stderr.close()
+    os.close(master)
+    assert process.wait(timeout=20) in (1, 130)
+    assert_nothing_is_left(tmp_path)
+
+
+def test_what_was_found_is_kept_when_the_budget_is_used_up(tmp_path):
+    process = start(tmp_path, "--calls", "2")
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 3
+    assert "Found so far" in out
+    assert "more than 2 LM calls" in " ".join(err.split())
+
+
+def test_the_reader_of_the_output_may_go_away(tmp_path):
+    process = start(tmp_path)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.wait(timeout=60) != -signal.SIGPIPE
+    assert process.stderr is not None
+    assert "Traceback" not in process.stderr.read()
+    process.stderr.close()
+    assert_nothing_is_left(tmp_path)
