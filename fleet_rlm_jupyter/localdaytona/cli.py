@@ -74,6 +74,8 @@ def _refusal(err: OSError, port: int) -> _Refused:
     if err.errno in (errno.EACCES, errno.EPERM):
         text = f"no permission: {err.strerror or err}" + (f" ({err.filename})" if err.filename else f" (port {port})")
         return _Refused("no_permission", text, "choose a port above 1023 and folders you may write")
+    if err.errno in (errno.ENOENT, errno.ENOTDIR, errno.EROFS, errno.EEXIST) and err.filename:
+        return _Refused("bad_folder", f"{err.filename} cannot be used: {err.strerror}", "choose another --data folder")
     if err.errno == errno.ENOSPC:
         return _Refused("disk_full", "no space left for the folders of sandboxes", "free some space, or set TMPDIR")
     return _Refused("cannot_start", f"the server cannot start: {err}", "set DAYTONA_API_KEY to use Daytona instead")

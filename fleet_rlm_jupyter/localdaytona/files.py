@@ -181,14 +181,15 @@ class Files:
         stream = MultipartStream(request.headers.get("Content-Type", ""), request.content)
         errors: list[str] = []
         stored: list[dict[str, object]] = []
-        path = ""
-        async for name in stream.parts():
-            if name.endswith(".path"):
+        paths: dict[str, str] = {}  # "files[0]" → where it goes; the sync SDK sends all of these first
+        async for part in stream.parts():
+            index, _, kind = part.name.rpartition(".")
+            if kind == "path":
                 raw = b"".join([piece async for piece in stream.data()])
-                path = raw.decode("utf-8", "replace")
+                paths[index] = raw.decode("utf-8", "replace")
                 continue
             try:
-                resolved = self._checked(path)
+                resolved = self._checked(paths.get(index) or part.filename)
                 stored.append({"path": resolved, "bytes": await _store(stream, resolved)})
             except ApiError as err:
                 errors.append(err.message)

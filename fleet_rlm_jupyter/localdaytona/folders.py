@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Callable
@@ -85,6 +86,11 @@ def remove_tree(path: str) -> None:
             pass
 
     shutil.rmtree(path, onerror=retry)
+
+
+def reachable_by_all(path: Path) -> bool:
+    """Whether any user may enter the folders that lead to `path`, as far as they exist."""
+    return all(parent.stat().st_mode & stat.S_IXOTH for parent in path.parents if parent.exists())
 
 
 def _parent() -> str:

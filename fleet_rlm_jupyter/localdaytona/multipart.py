@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
 from aiohttp import StreamReader
 
@@ -9,11 +10,18 @@ from fleet_rlm_jupyter.localdaytona.wire import ApiError
 
 _HEADER_LIMIT = 64 * 1024
 _BOUNDARY = re.compile(r'multipart/form-data;.*boundary=(?:"([^"]+)"|([^\s;]+))', re.IGNORECASE)
-_NAME = re.compile(r'[;\s]name="((?:[^"\\]|\\.)*)"')
+
+
+@dataclass(frozen=True)
+class Part:
+    """What the headers of a part say."""
+
+    name: str
+    filename: str
 
 
 class MultipartStream:
-    """Parts of one request body in order: `async for name in stream.parts()`, then `stream.data()` per part."""
+    """Parts of one request body in order: `async for part in stream.parts()`, then `stream.data()` per part."""
 
     def __init__(self, content_type: str, content: StreamReader) -> None:
         match = _BOUNDARY.match(content_type)
@@ -23,8 +31,8 @@ class MultipartStream:
         self._content = content
         self._buffer = bytearray(b"\r\n")  # so that the first delimiter looks like the others
 
-    async def parts(self) -> AsyncIterator[str]:
-        """The field name of each part; the data of a part must be read before the next."""
+    async def parts(self) -> AsyncIterator[Part]:
+        """Each part's names; the data of a part must be read before the next."""
         async for _ in self.data():  # a preamble is allowed, and ignored
             pass
         while True:
@@ -39,8 +47,7 @@ class MultipartStream:
                 await self._more()
             headers = self._buffer[:end].decode("utf-8", "replace")
             del self._buffer[: end + 4]
-            match = _NAME.search(headers)
-            yield re.sub(r"\\(.)", r"\1", match[1]) if match else ""
+            yield Part(_parameter("name", headers), _parameter("filename", headers))
 
     async def data(self) -> AsyncIterator[bytes]:
         """The pieces of the current part, up to its delimiter."""
@@ -59,3 +66,8 @@ class MultipartStream:
         if not piece:
             raise ApiError(400, "BAD_REQUEST", "the upload ended early")
         self._buffer += piece
+
+
+def _parameter(name: str, headers: str) -> str:
+    match = re.search(rf'[;\s]{name}="((?:[^"\\]|\\.)*)"', headers)
+    return re.sub(r"\\(.)", r"\1", match[1]) if match else ""

@@ -72,6 +72,8 @@ async def _carry(session: aiohttp.ClientSession, request: web.Request, url: URL)
     headers = {name: value for name, value in request.headers.items() if name.lower() not in _DROPPED_IN}
     body = request.content if request.body_exists else None
     async with session.request(request.method, url, data=body, headers=headers, allow_redirects=False) as answer:
+        if answer.status == 500 and answer.content_type != "application/json":
+            raise ApiError(500, "INTERNAL_SERVER_ERROR", f"the toolbox failed on {request.method} {url.path}")
         response = web.StreamResponse(status=answer.status, reason=answer.reason)
         for name, value in answer.headers.items():
             if name.lower() not in _DROPPED_OUT:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import hashlib
 import os
 import secrets
 import signal
@@ -15,7 +16,7 @@ from pathlib import Path
 from aiohttp import web
 
 from fleet_rlm_jupyter.localdaytona import app, isolation
-from fleet_rlm_jupyter.localdaytona.folders import Folders
+from fleet_rlm_jupyter.localdaytona.folders import Folders, reachable_by_all
 from fleet_rlm_jupyter.localdaytona.isolation import LABELS, NotIsolated
 from fleet_rlm_jupyter.localdaytona.plan import Plan
 from fleet_rlm_jupyter.localdaytona.sandboxes import Ground, Sandboxes
@@ -67,9 +68,10 @@ async def serve(
         owner = isolation.owner()
         footing = await _choose(options, folders, spawner, owner)
         port = listener.getsockname()[1]
-        about = _about(footing, port)
+        data, notice = _data_folder(options, folders, footing, owner)
+        volumes = Volumes(data / "volumes", owner)
+        about = _about(footing, notice, port)
         plane = app.ControlPlane(options.key, about)
-        volumes = Volumes(Path(options.data or f"{folders.base}/data") / "volumes", owner)
         ground = Ground(
             level=footing.level,
             owner=owner,
@@ -83,7 +85,7 @@ async def serve(
         sandboxes = Sandboxes(ground, spawner, volumes, plane.events.tell)
         relay.append(sandboxes)
         plane.open(sandboxes, volumes)
-        runner = web.AppRunner(plane.web, access_log=None, shutdown_timeout=1, read_bufsize=1 << 20)
+        runner = web.AppRunner(plane.web, access_log=None, shutdown_timeout=0.2, read_bufsize=1 << 20)
         await runner.setup()
         await web.SockSite(runner, listener).start()
         timers = asyncio.create_task(app.keep_time(sandboxes, min(options.minute_seconds / 6, 5)))
@@ -161,13 +163,24 @@ def _read_only(footing: Footing, options: Options) -> tuple[str, ...]:
     return isolation.interpreter_paths(options.home) if footing.reaches_host_python else ()
 
 
-def _about(footing: Footing, port: int) -> dict[str, object]:
+def _data_folder(options: Options, folders: Folders, footing: Footing, owner: int | None) -> tuple[Path, str]:
+    """Where volumes are kept, and a notice if that is not where they were asked to be."""
+    if not options.data:
+        return Path(folders.base) / "data", ""
+    wanted = Path(options.data)
+    if footing.level == "L3" or owner is None or reachable_by_all(wanted):
+        return wanted, ""
+    other = Path("/var/lib/fleet-localdaytona") / hashlib.sha256(options.data.encode()).hexdigest()[:16]
+    return other, f"; volumes are kept in {other}, because the user that code runs as cannot enter {wanted}"
+
+
+def _about(footing: Footing, notice: str, port: int) -> dict[str, object]:
     return {
         "port": port,
         "url": f"http://127.0.0.1:{port}/api",
         "level": footing.level,
         "label": LABELS[footing.level],
-        "reason": footing.reason,
+        "reason": footing.reason + notice,
         "python": footing.python,
         "pid": os.getpid(),
     }

@@ -1,6 +1,9 @@
 """The daemon inside each sandbox: commands, terminals and files over a socket that only the server reaches."""
 
 import asyncio
+
+# asyncio imports it late, when the user of a sandbox may no longer read its file.
+import concurrent.futures.thread  # noqa: F401  # pyright: ignore[reportUnusedImport]
 import os
 import shutil
 import socket
