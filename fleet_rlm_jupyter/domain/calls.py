@@ -60,10 +60,16 @@ class CallTree:
     outputs: dict[str, JsonValue] = field(default_factory=dict[str, JsonValue])
     error: ErrorText | None = None
     spent: BudgetSpent | None = None
-    roots: list[Call] = field(default_factory=list[Call])
     calls: dict[str, Call] = field(default_factory=dict[str, Call])
     sandboxes: dict[str, SandboxChanged] = field(default_factory=dict[str, SandboxChanged])
     last_seq: int = -1
+    # By id, so that one call among thousands is found at once; `_above` leads from a call towards its root.
+    _roots: dict[str, Call] = field(default_factory=dict[str, Call])
+    _above: dict[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def roots(self) -> list[Call]:
+        return list(self._roots.values())
 
     def walk(self) -> Iterator[tuple[int, Call]]:
         """(indent, call), depth first, in the order the calls began."""
@@ -72,6 +78,29 @@ class CallTree:
             indent, call = stack.pop()
             yield indent, call
             stack.extend((indent + 1, child) for child in reversed(call.children))
+
+    def call(self, call_id: str) -> Call:
+        """The call of that id; a placeholder among the roots until its `call.started` says where it belongs."""
+        call = self.calls.get(call_id)
+        if call is None:
+            call = self.calls[call_id] = self._roots[call_id] = Call(call_id)
+        return call
+
+    def place(self, call: Call, parent_id: str | None) -> None:
+        """Put a root below its parent, or last among the roots where that would make a ring or there is none."""
+        del self._roots[call.id]
+        if parent_id is None or self._root_id(parent_id) == call.id:
+            self._roots[call.id] = call
+            return
+        call.parent_id = self._above[call.id] = parent_id
+        self.call(parent_id).children.append(call)
+
+    def _root_id(self, call_id: str) -> str:
+        # Shortens the way as it goes, or a chain of 10,000 calls would cost 50 million steps.
+        while (above := self._above.get(call_id)) is not None:
+            self._above[call_id] = self._above.get(above, above)
+            call_id = above
+        return call_id
 
 
 def fold(events: Iterable[Event], tree: CallTree | None = None) -> CallTree:
@@ -99,7 +128,7 @@ def _apply(tree: CallTree, event: Event) -> None:
     elif isinstance(fact, SandboxChanged):
         tree.sandboxes[fact.sandbox_id] = fact
     elif event.call_id is not None and isinstance(fact, CallStarted | CallText | CallEnded):
-        _apply_to_call(tree, _call(tree, event.call_id), event.at, fact)
+        _apply_to_call(tree, tree.call(event.call_id), event.at, fact)
 
 
 def _apply_to_call(tree: CallTree, call: Call, at: float, fact: CallStarted | CallText | CallEnded) -> None:
@@ -110,31 +139,4 @@ def _apply_to_call(tree: CallTree, call: Call, at: float, fact: CallStarted | Ca
     elif call.kind is None:
         call.kind, call.name, call.depth, call.iteration = fact.kind, fact.name, fact.depth, fact.iteration
         call.inputs, call.started_at = dict(fact.inputs), at
-        _adopt(tree, call, fact.parent_id)
-
-
-def _call(tree: CallTree, call_id: str) -> Call:
-    """The call of that id; a placeholder among the roots until its `call.started` says where it belongs."""
-    call = tree.calls.get(call_id)
-    if call is None:
-        call = tree.calls[call_id] = Call(call_id)
-        tree.roots.append(call)
-    return call
-
-
-def _adopt(tree: CallTree, call: Call, parent_id: str | None) -> None:
-    if parent_id is None or parent_id == call.id or _is_below(tree, parent_id, call):
-        return
-    tree.roots.remove(call)
-    call.parent_id = parent_id
-    _call(tree, parent_id).children.append(call)
-
-
-def _is_below(tree: CallTree, call_id: str | None, ancestor: Call) -> bool:
-    """True if `call_id` descends from `ancestor`: a hostile trace must not make a ring."""
-    while call_id is not None:
-        if call_id == ancestor.id:
-            return True
-        parent = tree.calls.get(call_id)
-        call_id = parent.parent_id if parent else None
-    return False
+        tree.place(call, fact.parent_id)
