@@ -35,7 +35,8 @@ class VolumePath:
         return self._path.name
 
     def joined(self, *names: str) -> VolumePath:
-        return VolumePath("/".join((str(self), *names)))
+        """The path below this one; an empty name is refused as it would be inside a path."""
+        return VolumePath("/".join((str(self), *(name or "/" for name in names))))
 
     def __str__(self) -> str:
         return str(self._path)
@@ -52,13 +53,13 @@ class VolumePath:
 
 def _checked(text: str) -> PurePosixPath:
     hint = "use a relative path under " + ", ".join(f"{root}/" for root in ROOTS)
-    if not text or len(text) > MAX_PATH:
-        raise BadPath(f"a volume path has 1 to {MAX_PATH} characters", hint)
-    if text.startswith(("/", "~")) or "\\" in text:
-        raise BadPath(f"{text!r} is not a relative path", hint)
     if any(unicodedata.category(char) in ("Cc", "Cf", "Cs") for char in text):
         raise BadPath("a volume path has no control characters", hint)
-    parts = text.rstrip("/").split("/")
+    if not 1 <= len(text.encode()) <= MAX_PATH:
+        raise BadPath(f"a volume path has 1 to {MAX_PATH} bytes", hint)
+    if text.startswith(("/", "~")) or "\\" in text:
+        raise BadPath(f"{text!r} is not a relative path", hint)
+    parts = text.removesuffix("/").split("/")
     for part in parts:
         if part in ("", ".", "..") or len(part.encode()) > MAX_NAME or part != part.strip():
             raise BadPath(f"{text!r} has a component that is empty, dotted, padded or too long", hint)
