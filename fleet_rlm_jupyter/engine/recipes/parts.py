@@ -1,0 +1,100 @@
+"""Cutting a context into parts of about the same size, and reading what children sent back. Runs in the sandbox."""
+
+from __future__ import annotations
+
+import csv
+import json
+from typing import NamedTuple
+
+from fleet_rlm_jupyter.engine.recipes.records import DELIMITERS, RECORD_KINDS, Piece, lines_of
+
+
+class Replies(NamedTuple):
+    """What came back: results by part, parts that no child may do, and parts that are lost, with the reason."""
+
+    results: dict[int, dict[str, object]]
+    refused: dict[int, str]
+    lost: dict[int, str]
+
+
+def chosen(pieces: list[Piece], reads: str, unit: str) -> list[Piece]:
+    """The files a recipe reads: Python files, or record files, or (for lines) all."""
+    if reads == "python":
+        return [piece for piece in pieces if piece.kind == "python"]
+    return [piece for piece in pieces if piece.kind in RECORD_KINDS or unit == "lines"]
+
+
+def cut(pieces: list[Piece], parts: int) -> list[dict[str, str]]:
+    """At most `parts` contexts of about the same size. A key is kind:first line:path; large record files are cut."""
+    target = max(1, sum(len(piece.text) for piece in pieces) // parts + 1)
+    small = [bit for piece in pieces for bit in bits_of(piece, target)]
+    boxes: list[dict[str, str]] = [{} for _ in range(min(parts, len(small)))]
+    sizes = [0] * len(boxes)
+    # The largest first, each into the emptiest box: no box ends much fuller than another.
+    for piece in sorted(small, key=lambda piece: (-len(piece.text), piece.path, piece.first_line)):
+        box = sizes.index(min(sizes))
+        boxes[box][f"{piece.kind}:{piece.first_line}:{piece.path}"] = piece.text
+        sizes[box] += len(piece.text) + 1
+    return boxes
+
+
+def bits_of(piece: Piece, target: int) -> list[Piece]:
+    """A file in bits of whole records, none much larger than `target`; a Python file stays whole."""
+    if piece.kind == "python" or len(piece.text) <= target * 1.25:
+        return [piece]
+    lines = lines_of(piece.text)
+    header, ends = record_ends(piece.kind, lines)
+    bits: list[Piece] = []
+    start, size = header, 0
+    for line_index in range(header, len(lines)):
+        size += len(lines[line_index]) + 1
+        if (size >= target and (ends is None or line_index + 1 in ends)) or line_index + 1 == len(lines):
+            text = "\n".join(lines[:header] + lines[start : line_index + 1]) + "\n"
+            bits.append(piece._replace(first_line=piece.first_line + start - header, text=text))
+            start, size = line_index + 1, 0
+    return bits or [piece]
+
+
+def record_ends(kind: str, lines: list[str]) -> tuple[int, set[int] | None]:
+    """How many lines the header has, and after which lines a CSV record ends; None when every line is one."""
+    if kind not in DELIMITERS:
+        return 0, None
+    csv.field_size_limit(max(131072, sum(len(line) + 1 for line in lines)))
+    reader = csv.reader([line + "\n" for line in lines], delimiter=DELIMITERS[kind])
+    header, ends = 0, set[int]()
+    for cells in reader:
+        if cells and not header:
+            header = reader.line_num
+        ends.add(reader.line_num)
+    return header, ends
+
+
+def pieces_of_part(context: dict[str, str]) -> list[Piece]:
+    """The pieces that cut() put into a context."""
+    pieces: list[Piece] = []
+    for key, text in context.items():
+        kind, first_line, path = key.split(":", 2)
+        pieces.append(Piece(kind, int(first_line), path, text))
+    return pieces
+
+
+def opened(replies: list[object]) -> Replies:
+    """Sort what children sent back: a result is the JSON text of an object; anything else is a lost or refused part."""
+    sorted_out = Replies({}, {}, {})
+    for index, reply in enumerate(replies):
+        if isinstance(reply, dict):
+            error = reply.get("error", reply)
+            code = str(error.get("code", "error")) if isinstance(error, dict) else "error"
+            text = str(error.get("text", error)) if isinstance(error, dict) else str(error)
+            box = sorted_out.refused if code in ("depth_exceeded", "sandboxes_exceeded") else sorted_out.lost
+            box[index] = f"{code}: {text}"
+            continue
+        try:
+            value = json.loads(str(reply))
+        except ValueError:
+            value = None
+        if isinstance(value, dict) and "files" in value:
+            sorted_out.results[index] = value
+        else:
+            sorted_out.lost[index] = f"no result in {str(reply)[:120]!r}"
+    return sorted_out

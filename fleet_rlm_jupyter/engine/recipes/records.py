@@ -1,0 +1,285 @@
+"""How text becomes records: log and key=value lines, JSON lines, CSV. Standard library only; runs in the sandbox."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+Line = tuple[str, int, str]  # path, line number, text
+RECORD_KINDS = ("csv-comma", "csv-semicolon", "csv-tab", "csv-pipe", "jsonl", "kv", "log")
+DELIMITERS = {"csv-comma": ",", "csv-semicolon": ";", "csv-tab": "\t", "csv-pipe": "|"}
+
+PAIR = re.compile(r'(?<![\w.\-"])([A-Za-z_][\w.\-]*)=("(?:[^"\\]|\\.)*"|\S*)')
+TIME = re.compile(
+    r"\s*[\[(]?(?:\d{4}[-/]\d\d?[-/]\d\d?(?:[T ]\d\d?:\d\d(?::\d\d)?(?:[.,]\d+)?)?(?:\s?(?:Z\b|UTC\b|[+-]\d\d:?\d\d))?"
+    r"|(?P<syslog>[A-Z][a-z]{2} [ \d]?\d \d\d:\d\d:\d\d(?:\.\d+)?)|\d\d?:\d\d:\d\d(?:[.,]\d+)?|\d{10}(?:\.\d+)?|\d{13})"
+    r"[\])]?[\s,;|-]+"
+)
+LEVELS = r"TRACE|DEBUG|INFO|NOTICE|WARN(?:ING)?|ERR(?:OR)?|SEVERE|CRIT(?:ICAL)?|FATAL|ALERT|EMERG|PANIC"
+LEVEL = re.compile(rf"[\[<(]?({LEVELS})[\]>)]?(?:[:|,-]?\s+|:?$)", re.IGNORECASE)
+BRACKET = re.compile(r"\[([^\[\]]{1,80})\]:?\s*[-|]?\s*")
+NAME = re.compile(r"([A-Za-z_][\w.\-/@$]*)(?:\[\d+\])?(?::\s+|:$|\s+-\s+)")
+
+
+class Piece(NamedTuple):
+    """A file, or some whole lines of one: its kind, the number of its first line, its path and its text."""
+
+    kind: str
+    first_line: int
+    path: str
+    text: str
+
+
+class Row(NamedTuple):
+    """One record. `fields` is None when the text could not be read as its kind."""
+
+    line: int
+    fields: dict[str, str] | None
+    raw: str
+
+
+class Condition(NamedTuple):
+    """One condition: `field` `operator` one of `values`."""
+
+    field: str
+    operator: str
+    values: tuple[str, ...]
+
+
+def read_rows(piece: Piece) -> Iterator[Row]:
+    """The records of a piece, in order. Blank lines are none."""
+    if piece.kind in DELIMITERS:
+        yield from read_csv(piece)
+        return
+    read = read_json_line if piece.kind == "jsonl" else read_log_line
+    for number, raw in enumerate(lines_of(piece.text), piece.first_line):
+        if raw.strip():
+            yield Row(number, read(raw), raw)
+
+
+def lines_of(text: str) -> list[str]:
+    """The lines as `wc -l` and editors see them: cut at line feeds, with no empty one after the last."""
+    lines = text.split("\n")
+    if lines[-1] == "":
+        lines.pop()
+    return [line[:-1] if line.endswith("\r") else line for line in lines]
+
+
+def read_csv(piece: Piece) -> Iterator[Row]:
+    """CSV rows by their header. A row with another number of cells is unreadable."""
+    lines = [line + "\n" for line in lines_of(piece.text)]
+    csv.field_size_limit(max(131072, len(piece.text)))
+    reader = csv.reader(lines, delimiter=DELIMITERS[piece.kind])
+    header: list[str] = []
+    start = 0
+    for cells in reader:
+        if cells and not header:
+            header = [cell.strip().lstrip("\ufeff") for cell in cells]
+        elif cells:
+            raw = lines[start].rstrip("\n") if reader.line_num == start + 1 else "".join(lines[start : reader.line_num])
+            fields = dict(zip(header, cells, strict=True)) if len(cells) == len(header) else None
+            yield Row(piece.first_line + start, fields, raw)
+        start = reader.line_num
+
+
+def read_json_line(raw: str) -> dict[str, str] | None:
+    """The fields of a JSON object; those of nested objects as outer.inner; null and lists are left out."""
+    try:
+        value = json.loads(raw)
+    except ValueError:
+        return None
+    return flat(value, "") if isinstance(value, dict) else None
+
+
+def flat(value: dict[str, object], prefix: str) -> dict[str, str]:
+    fields: dict[str, str] = {}
+    for name, item in value.items():
+        if isinstance(item, dict):
+            fields.update(flat(item, f"{prefix}{name}."))
+        elif isinstance(item, str):
+            fields[prefix + name] = item
+        elif item is not None and not isinstance(item, list):
+            fields[prefix + name] = json.dumps(item)
+    return fields
+
+
+def read_log_line(raw: str) -> dict[str, str]:
+    """key=value pairs, and from the head of the line: level, name (as in "name: …"), bracket1, bracket2, host."""
+    fields: dict[str, str] = {}
+    time = TIME.match(raw)
+    at = time.end() if time else len(raw) - len(raw.lstrip())
+    if time and time["syslog"]:
+        host, _, _ = raw[at:].partition(" ")
+        fields["host"] = host
+        at += len(host) + 1
+    brackets = 0
+    for _ in range(5):
+        level = LEVEL.match(raw, at) if "level" not in fields else None
+        if level and (time or level[1].isupper() or raw[at] in "[<("):
+            fields["level"] = level[1]
+            at = level.end()
+        elif bracket := BRACKET.match(raw, at):
+            if not bracket[1].strip().isdigit():
+                brackets += 1
+                fields[f"bracket{brackets}"] = bracket[1].strip()
+            at = bracket.end()
+        else:
+            name = NAME.match(raw, at) if time or "level" in fields else None
+            if name:
+                fields["name"] = name[1]
+            break
+    if "=" in raw:
+        seen: set[str] = set()
+        for key, value in PAIR.findall(raw):
+            if key not in seen:
+                seen.add(key)
+                fields[key] = unquoted(value)
+    return fields
+
+
+def unquoted(value: str) -> str:
+    if len(value) > 1 and value[0] == value[-1] == '"':
+        return value[1:-1].replace('\\"', '"').replace("\\\\", "\\") if "\\" in value else value[1:-1]
+    return value.rstrip(",;")
+
+
+def value_of(row: Row, field: str, path: str) -> str | None:
+    """The value of a field; `file`, `line` and word1, word2 … are there when the record has no such field itself."""
+    if row.fields is not None and field in row.fields:
+        return row.fields[field]
+    if field == "line":
+        return row.raw
+    if field == "file":
+        return path
+    if field[:4] == "word" and field[4:].isdigit():
+        words = row.raw.split()
+        return words[int(field[4:]) - 1] if 0 < int(field[4:]) <= len(words) else None
+    return None
+
+
+_VALUE = r'"(?:[^"\\]|\\.)*"|[^\s"|]+'
+_NAME_OR_TEXT = r'"(?:[^"\\]|\\.)*"|[^\s"=!<>~|]+'
+CONDITION = re.compile(rf"\s*({_NAME_OR_TEXT})\s*(!=|>=|<=|=|>|<|~)\s*((?:{_VALUE})(?:\|(?:{_VALUE}))*)\s*")
+ONE_VALUE = re.compile(_VALUE)
+AND = re.compile(r"and\s+", re.IGNORECASE)
+
+
+def parse_where(text: str) -> list[Condition]:
+    """`field=value|other and field>=number and line~"part of the line"`. Raises ValueError for anything else."""
+    tests: list[Condition] = []
+    at = 0
+    while text.strip() and at <= len(text):
+        if tests:
+            joint = AND.match(text, at)
+            if joint is None:
+                raise ValueError(f"the condition {text[at:]!r} cannot be read")
+            at = joint.end()
+        found = CONDITION.match(text, at)
+        if found is None:
+            raise ValueError(f"the condition {text[at:]!r} cannot be read")
+        values = tuple(bare(value) for value in ONE_VALUE.findall(found[3]))
+        if found[2] in (">", ">=", "<", "<=") and (len(values) != 1 or number(values[0]) is None):
+            raise ValueError(f"{found[2]} needs one number, not {found[3]!r}")
+        tests.append(Condition(bare(found[1]), found[2], values))
+        at = found.end()
+        if at == len(text):
+            break
+    return tests
+
+
+def bare(value: str) -> str:
+    return str(json.loads(value)) if value.startswith('"') else value
+
+
+def show_where(tests: list[Condition]) -> str:
+    """The text that parse_where reads."""
+    shown = [
+        f"{quoted(test.field, _FIELD_NAME)}{test.operator}{'|'.join(quoted(v, _PLAIN) for v in test.values)}"
+        for test in tests
+    ]
+    return " and ".join(shown)
+
+
+_FIELD_NAME = re.compile(r'[^\s"=!<>~|]+\Z')
+_PLAIN = re.compile(r'[^\s"|=<>~]+\Z')
+
+
+def quoted(text: str, plain: re.Pattern[str]) -> str:
+    return text if plain.match(text) else json.dumps(text)
+
+
+def number(text: str | None) -> float | None:
+    """The number that a value is, or None; nan and infinity are none."""
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if value - value == 0 else None
+
+
+def holds(test: Condition, value: str | None) -> bool:
+    """Whether a value meets a condition: `=` ignores case, `~` does not; a missing value meets none."""
+    if value is None:
+        return False
+    if test.operator == "~":
+        return any(wanted in value for wanted in test.values)
+    if test.operator in ("=", "!="):
+        return any(same(wanted, value) for wanted in test.values) == (test.operator == "=")
+    given, limit = number(value), number(test.values[0])
+    if given is None or limit is None:
+        return False
+    return {">": given > limit, ">=": given >= limit, "<": given < limit, "<=": given <= limit}[test.operator]
+
+
+def same(wanted: str, value: str) -> bool:
+    if wanted == value:
+        return True
+    value = value.strip()
+    if wanted.casefold() == value.casefold():
+        return True
+    left = number(wanted)
+    return left is not None and left == number(value)
+
+
+def kind_of(path: str, text: str) -> str:
+    """csv-…, jsonl, kv, log, python or text; judged by the name and the first lines."""
+    if path.endswith((".py", ".pyw", ".pyi")):
+        return "python"
+    lines = [line for line in lines_of(text[:65536]) if line.strip()][:200]
+    if len(text) > 65536 and len(lines) > 1:
+        lines.pop()
+    if not lines:
+        return "text"
+    if sum(read_json_line(line) is not None for line in lines) >= 0.9 * len(lines):
+        return "jsonl"
+    if kind := csv_kind("\n".join(lines)):
+        return kind
+    if sum(len(PAIR.findall(line)) >= 2 for line in lines) >= 0.6 * len(lines):
+        return "kv"
+    heads = sum(bool(TIME.match(line)) or "level" in read_log_line(line) for line in lines)
+    if heads >= 0.6 * len(lines):
+        return "log"
+    starts = sum(line.startswith(("import ", "from ", "def ", "class ", "@")) for line in lines)
+    return (
+        "python"
+        if not path and starts >= 2 and not any("=" in line and line.endswith(";") for line in lines)
+        else "text"
+    )
+
+
+def csv_kind(text: str) -> str:
+    """Which CSV it is; "" when rows differ in length or the first row does not look like names."""
+    for kind, delimiter in DELIMITERS.items():
+        rows = [row for row in csv.reader(text.split("\n"), delimiter=delimiter) if row]
+        header = [cell.strip() for cell in rows[0]] if rows else []
+        if len(rows) < 2 or len(header) < 2 or len(set(header)) < len(header):
+            continue
+        if any(not name or len(name) > 60 or "=" in name or number(name) is not None for name in header):
+            continue
+        body = rows[1:]
+        if sum(len(row) == len(header) for row in body) >= 0.95 * len(body) and not TIME.match(text):
+            return kind
+    return ""
