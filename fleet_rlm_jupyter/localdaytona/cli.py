@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 from typing import NoReturn
 
-from fleet_rlm_jupyter.localdaytona import linux, server
+from fleet_rlm_jupyter.localdaytona import isolation, linux, server
 from fleet_rlm_jupyter.localdaytona.folders import Folders, sweep
 from fleet_rlm_jupyter.localdaytona.isolation import NotIsolated
 from fleet_rlm_jupyter.localdaytona.server import Options
@@ -36,12 +36,14 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: list[str]) -> int:
-    """Run the server until it is told to stop; 0 after a normal end, 2 when it cannot start."""
+    """Run the server until it is told to stop: 0 after that, 1 if it failed meanwhile, 2 when it cannot start."""
     ready_fd = sys.stdout.fileno()
     try:
         given = _parser().parse_args(argv)
         ready_fd = given.ready_fd if given.ready_fd is not None else ready_fd
-        _run(_options(given), ready_fd)
+        if not _run(_options(given), ready_fd):
+            print("localdaytona: the fork server ended, and all sandboxes with it; start again", file=sys.stderr)
+            return 1
     except _Refused as refused:
         problem = {"error": {"code": refused.code, "text": refused.text, "hint": refused.hint}}
         _tell(ready_fd, problem)
@@ -50,7 +52,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _run(options: Options, ready_fd: int) -> None:
+def _run(options: Options, ready_fd: int) -> bool:
     if sys.platform == "win32":
         raise _Refused(
             "no_platform", "the local server does not run on Windows", "use WSL, or set DAYTONA_API_KEY to use Daytona"
@@ -59,9 +61,10 @@ def _run(options: Options, ready_fd: int) -> None:
         if sys.platform == "linux":
             linux.set_dumpable(False)  # where code runs as the same user, it must not read the key from our memory
         sweep()
-        folders = Folders()
-        control, fork_server = start_fork_server(folders.base)
-        asyncio.run(server.serve(options, folders, control, fork_server, lambda about: _tell(ready_fd, about)))
+        owner = isolation.owner()
+        folders = Folders(owner)
+        fork_server = start_fork_server(folders.base)
+        return asyncio.run(server.serve(options, folders, owner, fork_server, lambda about: _tell(ready_fd, about)))
     except NotIsolated as err:
         raise _Refused("not_isolated", str(err), err.hint) from err
     except OSError as err:

@@ -5,9 +5,9 @@ import fcntl
 import os
 import shutil
 import stat
+import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 from fleet_rlm_jupyter.localdaytona.plan import INSIDE_UID, USER
@@ -16,15 +16,19 @@ _PREFIX = "fleet-localdaytona-"
 _ETC_FILES = ("ld.so.cache", "ld.so.conf", "localtime", "timezone", "mime.types", "protocols", "services", "os-release")
 _ETC_FOLDERS = ("ld.so.conf.d", "alternatives", "ssl/certs", "fonts", "pki/tls/certs", "pki/ca-trust/extracted")
 _LONGEST_PARENT = 56
-_SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
+SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
 
 
 class Folders:
     """One folder per server, locked while the server lives; `shared` is what its sandboxes have in common."""
 
-    def __init__(self) -> None:
+    def __init__(self, owner: int | None) -> None:
+        self._owner = owner
         self.base = tempfile.mkdtemp(prefix=_PREFIX, dir=_parent())
-        os.chmod(self.base, 0o711)
+        # Other users of this machine may only come in where sandboxes run as another user. Else code could leave
+        # a set-user-id program of ours in its home for them.
+        self._mode = 0o700 if owner is None else 0o711
+        os.chmod(self.base, self._mode)
         self._lock = os.open(f"{self.base}/lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         self.shared = f"{self.base}/shared"
@@ -35,24 +39,20 @@ class Folders:
         """A PATH on which `python3` is this interpreter."""
         folder = os.path.dirname(interpreter)
         if os.path.exists(f"{folder}/python3"):
-            return f"{folder}:{_SYSTEM_PATH}"
+            return f"{folder}:{SYSTEM_PATH}"
         os.symlink(interpreter, f"{self.shared}/bin/python3")
-        return f"/opt/daytona/bin:{self.shared}/bin:{_SYSTEM_PATH}"
+        return f"/opt/daytona/bin:{self.shared}/bin:{SYSTEM_PATH}"
 
-    def make_sandbox(self, identifier: str, owner: int | None) -> str:
+    def make_sandbox(self, identifier: str) -> str:
         """The folder of a sandbox, with a home that is kept over a stop and a /tmp that is not."""
         folder = f"{self.base}/{identifier}"
         os.makedirs(f"{folder}/root", exist_ok=True)
-        os.chmod(folder, 0o711)
-        if os.path.lexists(f"{folder}/tmp"):
-            remove_tree(f"{folder}/tmp")
-        for name, mode in (("home", 0o700), ("tmp", 0o1777 if owner is None else 0o700)):
-            path = f"{folder}/{name}"
+        os.chmod(folder, self._mode)
+        for path in (f"{folder}/home", f"{folder}/tmp"):
             if not os.path.lexists(path):
-                os.mkdir(path)
-                os.chmod(path, mode)
-                if owner is not None:
-                    os.chown(path, owner, owner)
+                os.mkdir(path, 0o700)
+                if self._owner is not None:
+                    os.chown(path, self._owner, self._owner)
         return folder
 
 
@@ -72,20 +72,11 @@ def sweep() -> None:
 
 
 def remove_tree(path: str) -> None:
-    """Delete a folder even when code in a sandbox took its own permissions away."""
-
-    def retry(function: Callable[..., object], name: str, _: object) -> None:
-        try:
-            os.chmod(os.path.dirname(name), 0o700)
-            if function in (os.scandir, os.open, os.lstat):
-                os.chmod(name, 0o700)
-                shutil.rmtree(name, ignore_errors=True)
-            else:
-                function(name)
-        except OSError:
-            pass
-
-    shutil.rmtree(path, onerror=retry)
+    """Delete a folder even when code took its own permissions away, or nested deeper than Python recurses."""
+    for argv in (["rm", "-rf"], ["chmod", "-R", "u+rwX"], ["rm", "-rf"]):
+        if not os.path.lexists(path):
+            return
+        subprocess.run([*argv, "--", path], stderr=subprocess.DEVNULL, env={"PATH": SYSTEM_PATH}, check=False)
 
 
 def reachable_by_all(path: Path) -> bool:

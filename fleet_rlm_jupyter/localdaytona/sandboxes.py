@@ -211,7 +211,8 @@ class Sandboxes:
 
     async def _launch(self, sandbox: Sandbox, plan: Plan) -> None:
         try:
-            self._ground.folders.make_sandbox(sandbox.identifier, self._ground.owner)
+            await self._spawner.remove(sandbox.identifier, f"{self.folder(sandbox)}/tmp")
+            self._ground.folders.make_sandbox(sandbox.identifier)
             await self._spawner.launch(plan)
         except (SpawnError, OSError) as err:
             sandbox.error = str(err)

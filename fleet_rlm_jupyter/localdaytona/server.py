@@ -16,11 +16,11 @@ from pathlib import Path
 from aiohttp import web
 
 from fleet_rlm_jupyter.localdaytona import app, isolation
-from fleet_rlm_jupyter.localdaytona.folders import Folders, reachable_by_all
+from fleet_rlm_jupyter.localdaytona.folders import Folders, reachable_by_all, remove_tree
 from fleet_rlm_jupyter.localdaytona.isolation import LABELS, NotIsolated
 from fleet_rlm_jupyter.localdaytona.plan import Plan
 from fleet_rlm_jupyter.localdaytona.sandboxes import Ground, Sandboxes
-from fleet_rlm_jupyter.localdaytona.spawner import Spawner, SpawnError
+from fleet_rlm_jupyter.localdaytona.spawner import ForkServer, Spawner, SpawnError
 from fleet_rlm_jupyter.localdaytona.volumes import Volumes
 
 _SYSTEM_PYTHON = "/usr/bin/python3"
@@ -55,17 +55,19 @@ class Footing:
 async def serve(
     options: Options,
     folders: Folders,
-    control: socket.socket,
-    fork_server: "subprocess.Popen[bytes]",
+    owner: int | None,
+    fork_server: ForkServer,
     on_ready: Callable[[dict[str, object]], None],
-) -> None:
-    """Serve until SIGTERM, SIGINT or the parent's end. Raises NotIsolated or OSError before it is ready."""
+) -> bool:
+    """Serve until SIGTERM, SIGINT or the parent's end, and then return true; false if the fork server was lost.
+
+    Raises NotIsolated or OSError before it is ready.
+    """
     relay: list[Sandboxes] = []
-    spawner = Spawner(control, lambda identifier: relay[0].on_exit(identifier) if relay else None)
+    spawner = Spawner(fork_server.control, lambda identifier: relay[0].on_exit(identifier) if relay else None)
     await spawner.listen()
     try:
         listener = _bind(options.port)
-        owner = isolation.owner()
         footing = await _choose(options, folders, spawner, owner)
         port = listener.getsockname()[1]
         data, notice = _data_folder(options, folders, footing, owner)
@@ -97,10 +99,12 @@ async def serve(
         await app.close(plane)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(runner.cleanup(), _FAREWELL_SECONDS)
+        return stop.is_set()
     finally:
         spawner.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            await asyncio.to_thread(fork_server.wait, _FAREWELL_SECONDS)
+            await asyncio.to_thread(fork_server.process.wait, _FAREWELL_SECONDS)
+        await asyncio.to_thread(remove_tree, folders.base)  # nothing is left of it, unless the fork server was killed
 
 
 def _bind(port: int) -> socket.socket:
@@ -147,7 +151,7 @@ async def _probe(level: str, options: Options, folders: Folders, spawner: Spawne
     plan = Plan(
         sandbox_id=identifier,
         level=level,
-        folder=folders.make_sandbox(identifier, owner),
+        folder=folders.make_sandbox(identifier),
         shared=folders.shared,
         owner=owner,
         read_only=isolation.interpreter_paths(options.home) if level == "L3" else (),

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 from fleet_rlm_jupyter.localdaytona.plan import Plan
 
@@ -18,7 +18,15 @@ class SpawnError(Exception):
     """A sandbox did not start; the text says which step the system refused."""
 
 
-def start_fork_server(base: str) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+@dataclass(frozen=True)
+class ForkServer:
+    """The process, and the socket it listens to."""
+
+    process: subprocess.Popen[bytes]
+    control: socket.socket
+
+
+def start_fork_server(base: str) -> ForkServer:
     """Start the fork server as a process of its own, with no key and no variable in it."""
     ours, theirs = socket.socketpair()
     code = (
@@ -33,7 +41,7 @@ def start_fork_server(base: str) -> tuple[socket.socket, subprocess.Popen[bytes]
         cwd="/",
     )
     theirs.close()
-    return ours, process
+    return ForkServer(process, ours)
 
 
 class Spawner:

@@ -3,11 +3,11 @@
 import errno
 import json
 import os
-import shutil
 import time
 import uuid
 from pathlib import Path
 
+from fleet_rlm_jupyter.localdaytona.folders import remove_tree
 from fleet_rlm_jupyter.localdaytona.wire import ApiError, timestamp
 
 _MAX_NAME = 100
@@ -19,7 +19,9 @@ class Volumes:
     def __init__(self, folder: Path, owner: int | None) -> None:
         self._folder = folder
         self._owner = owner
-        folder.mkdir(parents=True, exist_ok=True, mode=0o711)
+        self._mode = 0o700 if owner is None else 0o711  # as for the folders of sandboxes
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(self._mode)
 
     def all(self) -> list[dict[str, object]]:
         found = [json.loads(path.read_text()) for path in self._folder.glob("*/meta.json")]
@@ -41,7 +43,7 @@ class Volumes:
             raise ApiError(400, "BAD_REQUEST", f"Volume with name {name} already exists")
         files = self._folder / identifier / "files"
         files.mkdir(parents=True)
-        files.parent.chmod(0o711)
+        files.parent.chmod(self._mode)
         files.chmod(0o700)
         if self._owner is not None:
             os.chown(files, self._owner, self._owner)
@@ -59,7 +61,7 @@ class Volumes:
         return volume
 
     def delete(self, identifier: str) -> None:
-        shutil.rmtree(self._folder / str(self.get(identifier)["id"]))
+        remove_tree(str(self._folder / str(self.get(identifier)["id"])))
 
     def files(self, identifier: str) -> str:
         """The folder on the host that holds the files of a volume."""

@@ -136,7 +136,8 @@ class Zygote:
             self._doomed[child.pid] = time.monotonic() + _GRACE_SECONDS
 
     def _remove(self, identifier: str, path: str) -> None:
-        if not path.startswith(f"{self._base}/"):
+        if not path.startswith(f"{self._base}/") or not os.path.lexists(path):
+            self._say(identifier, "removed")
             return
         pid = os.fork()
         if pid == 0:

@@ -54,8 +54,8 @@ def launch(*options: str, env: dict[str, str] | None = None) -> "subprocess.Pope
     )
 
 
-def start(data: Path, level: str, *options: str) -> Server:
-    process = launch("--level", level, "--allow-unisolated", "--data", str(data), *options)
+def start(data: Path, level: str, *options: str, env: dict[str, str] | None = None) -> Server:
+    process = launch("--level", level, "--allow-unisolated", "--data", str(data), *options, env=env)
     ready = json.loads(process.stdout.readline())
     if "error" in ready:
         pytest.skip(f"{level} is not offered here: {ready['error']['text']}")

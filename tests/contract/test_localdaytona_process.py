@@ -84,6 +84,21 @@ def test_nothing_is_left_five_seconds_after_kill_minus_nine(level: str, victim: 
     parent.wait(SECONDS)
 
 
+@pytest.mark.parametrize("level", ["L3", "L1"])
+def test_the_server_ends_with_its_fork_server_and_leaves_nothing(level: str, temporary: Path) -> None:
+    marker = f"sleep 9{os.getpid()}{len(level)}"
+    with tempfile.TemporaryDirectory() as data:
+        server = start(Path(data), level, env={"TMPDIR": str(temporary)})
+        sandbox = Daytona(server.config()).create(timeout=SECONDS)
+        sandbox.process.exec(f"{marker} & (setsid {marker} &) ; true", timeout=5)
+        command = ["ps", "--ppid", str(server.process.pid), "-o", "pid="]
+        fork_server = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]
+        os.kill(int(fork_server), signal.SIGKILL)
+        assert server.process.wait(SECONDS) == 1
+        until(lambda: not processes_with(marker), CLEAN_SECONDS)
+        assert not list(temporary.iterdir())
+
+
 def test_the_next_server_sweeps_what_a_killed_fork_server_left(temporary: Path, tmp_path: Path) -> None:
     left = temporary / "fleet-localdaytona-left"
     (left / "x" / "home").mkdir(parents=True)

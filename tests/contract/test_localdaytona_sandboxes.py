@@ -4,6 +4,7 @@ import asyncio
 import json
 import urllib.error
 import urllib.request
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -63,6 +64,16 @@ def test_the_home_outlives_a_stop_and_tmp_does_not(client: Daytona) -> None:
     sandbox.start(SECONDS)
     assert sandbox.process.exec("cat ~/a $TMPDIR/a 2>/dev/null", timeout=5).result == "kept\n"
     sandbox.delete(SECONDS)
+
+
+def test_a_home_that_resists_is_deleted_all_the_same(client: Daytona, server: Server) -> None:
+    sandbox = client.create(timeout=SECONDS)
+    deep = "import os\nfor _ in range(3000): os.mkdir('d'); os.chdir('d')"
+    assert sandbox.process.exec(f'python3 -c "{deep}"; mkdir x; touch x/y; chmod 000 x', timeout=20).exit_code == 0
+    home = sandbox.process.exec("pwd", timeout=5).result.strip()
+    sandbox.delete(SECONDS)
+    if server.level == "L1":
+        assert not Path(home).exists()
 
 
 def test_lists_filter_by_label_and_by_page(client: Daytona) -> None:
