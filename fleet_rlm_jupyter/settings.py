@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from dotenv import dotenv_values
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from fleet_rlm_jupyter.domain.errors import BadSettings
 from fleet_rlm_jupyter.domain.events import Limits
@@ -43,7 +43,17 @@ ALSO = {
 
 
 class _Group(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # An error must not repeat its input: a key may stand where it does not belong.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
+
+
+def _url(text: str) -> str:
+    if not text.startswith(("http://", "https://")):
+        raise ValueError("a URL begins with http:// or https://")
+    return text
+
+
+Url = Annotated[str, AfterValidator(_url)]
 
 
 class SandboxSettings(_Group):
@@ -67,7 +77,7 @@ class DaytonaSettings(_Group):
     """Access to Daytona; without a key the local server is used."""
 
     api_key: SecretStr | None = Field(default=None, description="key for Daytona's cloud or your own Daytona")
-    api_url: str | None = Field(default=None, description="where Daytona's API is, e.g. https://app.daytona.io/api")
+    api_url: Url | None = Field(default=None, description="where Daytona's API is, e.g. https://app.daytona.io/api")
     target: str | None = Field(default=None, description="the region")
 
 
@@ -83,7 +93,7 @@ class Settings(_Group):
 
     model: str | None = Field(default=None, description="planner, a DSPy model string; offline/recipes needs no key")
     sub_model: str | None = Field(default=None, description="model for sub-queries; the planner's where unset")
-    api_base: str | None = Field(
+    api_base: Url | None = Field(
         default=None, description="URL of an OpenAI-compatible server, for planner and sub-model"
     )
     api_key: SecretStr | None = Field(
@@ -100,13 +110,6 @@ class Settings(_Group):
     daytona: DaytonaSettings = DaytonaSettings()
     context: ContextSettings = ContextSettings()
     provider_keys: dict[str, SecretStr] = Field(default={}, description="keys from the providers' own variables")
-
-    @field_validator("api_base")
-    @classmethod
-    def _is_url(cls, value: str | None) -> str | None:
-        if value is not None and not value.startswith(("http://", "https://")):
-            raise ValueError("a URL begins with http:// or https://")
-        return value
 
     @classmethod
     def names(cls) -> list[str]:
@@ -130,16 +133,21 @@ def load(
 ) -> Loaded:
     """Settings from `overrides` (by dotted name), the environment and `folder`/.env.
 
-    Raises BadSettings for an unknown FLEET_ name, a value that cannot be, or a DAYTONA_API_BASE_URL that nothing reads.
+    Raises BadSettings for an unknown name, a value that cannot be, a `.env` that is no text, or a
+    DAYTONA_API_BASE_URL that nothing reads.
     """
+    given = {name: value for name, value in (overrides or {}).items() if value is not None}
+    for name in given:
+        if name not in Settings.names() and name not in ALSO:
+            raise _no_such(name, Settings.names())
     process = dict(os.environ if environ is None else environ)
     env_file = (folder or Path.cwd()) / ".env"
-    in_file = {key: value for key, value in dotenv_values(env_file).items() if value is not None}
+    in_file = _in_file(env_file)
     found: dict[str, tuple[Any, str]] = {}
     for variables, where in ((in_file, f" in {env_file}"), (process, "")):
         _refuse_unknown(variables, where)
         found.update({name: (value, variable + where) for name, variable, value in _from_names(variables)})
-    found.update({name: (value, "argument") for name, value in (overrides or {}).items() if value is not None})
+    found.update({name: (value, "argument") for name, value in given.items()})
     _refuse_half_configured_daytona(found, {**in_file, **process})
     nested: dict[str, Any] = {}
     for name, (value, _) in found.items():
@@ -170,6 +178,15 @@ def describe() -> dict[str, str]:
     return dict(_leaves(Settings))
 
 
+def _in_file(path: Path) -> dict[str, str]:
+    try:
+        return {key: value for key, value in dotenv_values(path).items() if value is not None}
+    except UnicodeDecodeError as err:
+        raise BadSettings(f"{path} is not UTF-8 text", "save it as UTF-8, or move it away") from err
+    except OSError as err:
+        raise BadSettings(f"{path} cannot be read: {err.strerror}", "check its permissions, or move it away") from err
+
+
 def _from_names(variables: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
     """(setting, variable, value) for what `variables` sets; an empty text means unset, as in a shell."""
     for name in (*Settings.names(), *(name for name in ALSO if name.startswith("provider_keys."))):
@@ -183,9 +200,13 @@ def _refuse_unknown(variables: Mapping[str, str], where: str) -> None:
     known = {variable(name) for name in Settings.names()}
     for name in variables:
         if name.startswith(PREFIX) and name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {near[0]}?" if near else "`fleet doctor` lists every setting"
-            raise BadSettings(f"there is no setting {name}{where}", hint)
+            raise _no_such(name, known, where)
+
+
+def _no_such(name: str, known: Iterable[str], where: str = "") -> BadSettings:
+    near = difflib.get_close_matches(name, known, 1)
+    hint = f"did you mean {near[0]}?" if near else "`fleet doctor` lists every setting"
+    return BadSettings(f"there is no setting {name}{where}", hint)
 
 
 def _refuse_half_configured_daytona(found: Mapping[str, Any], variables: Mapping[str, str]) -> None:
@@ -215,11 +236,8 @@ def _put(nested: dict[str, Any], name: str, value: Any) -> None:
 def _explained(err: ValidationError, sources: Mapping[str, str]) -> BadSettings:
     first = err.errors(include_url=False)[0]
     name = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(name, Settings.names(), 1)
-        hint = f"did you mean {near[0]}?" if near else "`fleet doctor` lists every setting"
-        return BadSettings(f"there is no setting {name}", hint)
-    shown = "" if "key" in name else f" {first['input']!r}"
+    # Texts may be keys in the wrong place; what fails as a number, a choice or a switch is worth repeating.
+    shown = "" if "key" in name or first["type"] in ("value_error", "string_type") else f" {first['input']!r}"
     message = first["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     return BadSettings(f"{name}{shown}: {message}", f"change it ({sources.get(name, 'argument')})")

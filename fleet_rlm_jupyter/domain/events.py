@@ -45,11 +45,14 @@ class Usage(_Word):
 class Limits(_Word):
     """What a whole recursion tree may spend. `None` means no limit."""
 
+    # Infinite seconds fit neither a timer nor JSON.
+    model_config = ConfigDict(allow_inf_nan=False)
+
     calls: int = Field(default=150, gt=0, description="LM calls, planner and sub-queries together")
     sub_calls: int = Field(default=50, gt=0, description="LM calls made by generated code")
     tokens: int | None = Field(default=None, gt=0, description="tokens in and out")
     cost: float | None = Field(default=None, gt=0, description="US dollars")
-    seconds: float = Field(default=900, gt=0, description="wall-clock seconds for the run")
+    seconds: float = Field(default=900, gt=0, le=31_536_000, description="wall-clock seconds for the run")
     depth: int = Field(default=2, gt=0, description="levels of RLM below the chat agent")
     sandboxes: int = Field(default=8, gt=0, description="sandboxes alive at the same time")
     siblings: int = Field(default=4, gt=0, description="children of one call that run at the same time")
