@@ -110,11 +110,10 @@ def outputs(history: str) -> list[str]:
 
 
 def preview(name: str, variables_info: str) -> str:
-    """The preview of a variable, as far as the prompt shows it."""
-    found = re.search(
-        rf"^\s*Variable: `{name}` .*?Preview:\n\s*```\n(.*)\n\s*```", variables_info, re.MULTILINE | re.DOTALL
-    )
-    return re.sub(r"^    ", "", found[1], flags=re.MULTILINE) if found else ""
+    """The preview of a variable, as far as the prompt shows it. The last one counts: texts shown before it may lie."""
+    _, mark, after = variables_info.rpartition(f"Variable: `{name}` (access it in your code)")
+    found = re.search(r"Preview:\n\s*```\n(.*)\n\s*```", after, re.DOTALL)
+    return re.sub(r"^    ", "", found[1], flags=re.MULTILINE) if mark and found else ""
 
 
 def _printed(mark: str, output: str) -> dict[str, object] | None:
@@ -145,6 +144,8 @@ def _next_step(loop: Loop) -> tuple[str, str]:
     if isinstance(plan, Abstention):
         _give_up_after(loop, 3)
         return f"No recipe covers the whole question: {plan.reason}.", _abstain_cell(loop, plan, profile)
+    if plan.part:
+        return _part_step(loop, plan)
     if loop.outputs and _printed("RESULT", loop.outputs[-1]):
         return "The result is there; I submit it.", _submit(loop, plan, "answer", "evidence")
     is_retry = _printed("PROFILE", loop.outputs[-1]) is None
@@ -170,9 +171,9 @@ def _part_plan(question: str) -> RecipePlan | None:
 
 def _part_step(loop: Loop, plan: RecipePlan) -> tuple[str, str]:
     if loop.printed("PART"):
-        _give_up_after(loop, 3)
+        _give_up_after(loop, 4)
         return "This part is done; I submit its figures for the parent to merge.", _submit(loop, plan, "partial", "[]")
-    _give_up_after(loop, 2)
+    _give_up_after(loop, 3)
     return f"This is part {plan.part} of a larger question: recipe {plan.recipe}.", cells.part_cell(plan)
 
 

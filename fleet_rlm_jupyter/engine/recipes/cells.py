@@ -45,7 +45,7 @@ work = cut(pieces, {parts})
 parts = len(work)
 # One child run per part: the same recipe, asked in the same words.
 prompts = [{head} + str(i + 1) + "/" + str(parts) + {tail} for i in range(parts)]
-replies = opened(sub_rlm_batched(prompts, work))
+replies = opened(sub_rlm_batched(prompts=prompts, contexts=work))
 results, lost = replies.results, replies.lost
 for i in replies.refused:  # no child may go that deep: count that part here
     results[i] = {work}(pieces_of_part(work[i]), slots)
@@ -59,7 +59,7 @@ found = {report}({recipe!a}, slots, result)
 # A second look at some of the lines it rests on, each by itself.
 checks = check_prompts(found, pieces)
 try:
-    second_look = dict(zip(checks, llm_query_batched(list(checks.values())))) if checks else {{}}
+    second_look = dict(zip(checks, llm_query_batched(prompts=list(checks.values())))) if checks else {{}}
 except RuntimeError as err:
     second_look = {{}}
     found.sentences.append("The evidence was not looked at again: " + str(err)[:200])
@@ -171,12 +171,21 @@ def _index() -> dict[str, _Definition]:
         imports = {name: line for node in tree.body for name, line in _imported(node)}
         for node in tree.body:
             for name in _defined(node):
-                uses = frozenset(n.id for n in ast.walk(node) if isinstance(n, ast.Name))
+                uses = _used(node)
                 text = "\n".join(lines[node.lineno - 1 : node.end_lineno])
                 if name in index:
                     raise ValueError(f"{name} is defined twice among the sandbox modules")
                 index[name] = _Definition(text, uses, {n: line for n, line in imports.items() if n in uses})
     return index
+
+
+def _used(node: ast.stmt) -> frozenset[str]:
+    """The names a definition takes from outside: read in it, and neither assigned nor a parameter there."""
+    names = [n for n in ast.walk(node) if isinstance(n, ast.Name)]
+    own = {n.id for n in names if isinstance(n.ctx, ast.Store)} | {
+        n.arg for n in ast.walk(node) if isinstance(n, ast.arg)
+    }
+    return frozenset(n.id for n in names) - own
 
 
 def _imported(node: ast.stmt) -> list[tuple[str, str]]:

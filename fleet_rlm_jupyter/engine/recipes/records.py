@@ -132,10 +132,9 @@ def read_log_line(raw: str) -> dict[str, str]:
                 fields["name"] = name[1]
             break
     if "=" in raw:
-        seen: set[str] = set()
+        # The first of a name counts: later ones, and those after a head that says it, are in messages.
         for key, value in PAIR.findall(raw):
-            if key not in seen:
-                seen.add(key)
+            if key not in fields:
                 fields[key] = unquoted(value)
     return fields
 

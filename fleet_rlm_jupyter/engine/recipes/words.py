@@ -257,30 +257,28 @@ def _meaning(phrase: str, before: str, profile: Profile) -> Token | None:
 
 
 def fields_named(phrase: str, profile: Profile) -> tuple[str, ...]:
-    """The fields that these words name: exactly, or but for case, plural and separators, or but for name, id, code."""
+    """The fields that these words can name; several when the words do not say which."""
     low = phrase.casefold()
-    names = list(profile["fields"])
-    exact = [name for name in names if name.casefold() == low]
-    if exact:
-        return tuple(exact)
+    names = _closest(phrase, list(profile["fields"]))
+    if not names and low in ("level", "levels", "severity", "severities"):
+        return tuple(name for name in profile["fields"] if name.casefold() in LEVEL_FIELDS)
+    is_source = low in SOURCES or low.removesuffix("s") in SOURCES
+    if is_source and _has_heads(profile) and not any(_is_usual(name, profile) for name in names):
+        # A log line names its source without saying so; a pair that few lines have may be part of messages.
+        names += [name for name in ("name", "bracket1", "bracket2") if _is_usual(name, profile) and name not in names]
+    return tuple(names)
+
+
+def _closest(phrase: str, names: list[str]) -> list[str]:
+    """Fields of exactly that name, else but for case, plural and separators, else but for a last name, id, code."""
     asked = _parts(phrase)
-    equal = [name for name in names if _same_words(asked, _parts(name))]
-    if equal:
-        return tuple(equal)
-    near = [name for name in names if _same_words(asked, [w for w in _parts(name) if w not in _SUFFIXES])]
-    if near:
-        return tuple(near)
-    if low in ("level", "levels", "severity", "severities"):
-        return tuple(name for name in names if name.casefold() in LEVEL_FIELDS)
-    if low in SOURCES or low.removesuffix("s") in SOURCES:
-        return tuple(
-            name
-            for name in ("name", "bracket1", "bracket2")
-            if name in names
-            and not _is_json_or_csv(profile)
-            and 2 * profile["fields"][name]["seen"] >= profile["sampled"]
-        )
-    return ()
+    exact = [name for name in names if name.casefold() == phrase.casefold()]
+    equal = exact or [name for name in names if _same_words(asked, _parts(name))]
+    return equal or [name for name in names if _same_words(asked, [w for w in _parts(name) if w not in _SUFFIXES])]
+
+
+def _is_usual(name: str, profile: Profile) -> bool:
+    return name in profile["fields"] and 2 * profile["fields"][name]["seen"] >= profile["sampled"]
 
 
 _SUFFIXES = frozenset(("name", "id", "code", "label", "text"))
@@ -338,5 +336,5 @@ def _has_files(profile: Profile) -> bool:
     return profile["shape"] == "folder" and profile["files"] > 1
 
 
-def _is_json_or_csv(profile: Profile) -> bool:
-    return not any(kind in ("kv", "log") for kind in profile["kinds"])
+def _has_heads(profile: Profile) -> bool:
+    return any(kind in ("kv", "log") for kind in profile["kinds"])
