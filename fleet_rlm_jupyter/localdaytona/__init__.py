@@ -1,1 +1,24 @@
-"""A loopback server that speaks the Daytona API and runs each sandbox as an isolated local process."""
+"""A loopback server that speaks the Daytona API and runs each sandbox as an isolated local process.
+
+`main(argv)` is the program. `serve` is imported on first use: by then the fork server, which imports the same
+libraries, has been started and does so at the same time.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fleet_rlm_jupyter.localdaytona.cli import main
+    from fleet_rlm_jupyter.localdaytona.server import serve
+
+__all__ = ["main", "serve"]
+
+_HOMES = {"main": "cli", "serve": "server"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

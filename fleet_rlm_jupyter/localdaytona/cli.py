@@ -10,10 +10,11 @@ import sys
 from collections.abc import Mapping
 from typing import NoReturn
 
-from fleet_rlm_jupyter.localdaytona import isolation, linux, server
+from fleet_rlm_jupyter import localdaytona
+from fleet_rlm_jupyter.localdaytona import levels, linux
 from fleet_rlm_jupyter.localdaytona.folders import Folders, sweep
-from fleet_rlm_jupyter.localdaytona.isolation import NotIsolated
-from fleet_rlm_jupyter.localdaytona.server import Options
+from fleet_rlm_jupyter.localdaytona.levels import NotIsolated
+from fleet_rlm_jupyter.localdaytona.options import Options
 from fleet_rlm_jupyter.localdaytona.spawner import start_fork_server
 
 _KEY_VARIABLE = "FLEET_LOCALDAYTONA_KEY"
@@ -61,10 +62,12 @@ def _run(options: Options, ready_fd: int) -> bool:
         if sys.platform == "linux":
             linux.set_dumpable(False)  # where code runs as the same user, it must not read the key from our memory
         sweep()
-        owner = isolation.owner()
+        owner = levels.owner()
         folders = Folders(owner)
         fork_server = start_fork_server(folders.base)
-        return asyncio.run(server.serve(options, folders, owner, fork_server, lambda about: _tell(ready_fd, about)))
+        return asyncio.run(
+            localdaytona.serve(options, folders, owner, fork_server, lambda about: _tell(ready_fd, about))
+        )
     except NotIsolated as err:
         raise _Refused("not_isolated", str(err), err.hint) from err
     except OSError as err:

@@ -15,9 +15,10 @@ from pathlib import Path
 
 from aiohttp import web
 
-from fleet_rlm_jupyter.localdaytona import app, isolation
+from fleet_rlm_jupyter.localdaytona import app, levels
 from fleet_rlm_jupyter.localdaytona.folders import Folders, reachable_by_all, remove_tree
-from fleet_rlm_jupyter.localdaytona.isolation import LABELS, NotIsolated
+from fleet_rlm_jupyter.localdaytona.levels import LABELS, NotIsolated
+from fleet_rlm_jupyter.localdaytona.options import Options
 from fleet_rlm_jupyter.localdaytona.plan import Plan
 from fleet_rlm_jupyter.localdaytona.sandboxes import Ground, Sandboxes
 from fleet_rlm_jupyter.localdaytona.spawner import ForkServer, Spawner, SpawnError
@@ -25,21 +26,6 @@ from fleet_rlm_jupyter.localdaytona.volumes import Volumes
 
 _SYSTEM_PYTHON = "/usr/bin/python3"
 _FAREWELL_SECONDS = 10
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the command line said."""
-
-    port: int
-    key: str
-    level: str = "auto"
-    allow_unisolated: bool = False
-    data: str = ""
-    home: str = "/"
-    memory_mb: int = 0
-    minute_seconds: float = 60.0
-    parent_fd: int | None = None
 
 
 @dataclass(frozen=True)
@@ -154,7 +140,7 @@ async def _probe(level: str, options: Options, folders: Folders, spawner: Spawne
         folder=folders.make_sandbox(identifier),
         shared=folders.shared,
         owner=owner,
-        read_only=isolation.interpreter_paths(options.home) if level == "L3" else (),
+        read_only=levels.interpreter_paths(options.home) if level == "L3" else (),
         probe=sys.executable,
     )
     try:
@@ -164,7 +150,7 @@ async def _probe(level: str, options: Options, folders: Folders, spawner: Spawne
 
 
 def _read_only(footing: Footing, options: Options) -> tuple[str, ...]:
-    return isolation.interpreter_paths(options.home) if footing.reaches_host_python else ()
+    return levels.interpreter_paths(options.home) if footing.reaches_host_python else ()
 
 
 def _data_folder(options: Options, folders: Folders, footing: Footing, owner: int | None) -> tuple[Path, str]:

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from fleet_rlm_jupyter.localdaytona import isolation
+from fleet_rlm_jupyter.localdaytona import levels
 from fleet_rlm_jupyter.localdaytona.folders import reachable_by_all
 from fleet_rlm_jupyter.localdaytona.plan import Limits, Mount, Plan
 
 
 def test_the_labels_are_those_of_the_design() -> None:
-    assert isolation.LABELS == {
+    assert levels.LABELS == {
         "L3": "Local — isolated (namespaces)",
         "L2": "Local — restricted (Landlock)",
         "L1": "Local — NOT isolated: code runs as you",
@@ -23,7 +23,7 @@ def test_the_interpreter_is_readable_and_nothing_that_holds_the_home_is(monkeypa
     monkeypatch.setattr(sys, "exec_prefix", "/home/ann/project/.venv")
     monkeypatch.setattr(sys, "base_prefix", "/home/ann")
     monkeypatch.setattr(sys, "base_exec_prefix", "/")
-    paths = isolation.interpreter_paths("/home/ann")
+    paths = levels.interpreter_paths("/home/ann")
     assert "/home/ann/project/.venv" in paths
     assert not {"/", "/home", "/home/ann"} & set(paths)
 
@@ -32,7 +32,7 @@ def test_the_systems_folders_are_not_named_twice(monkeypatch: pytest.MonkeyPatch
     for name in ("prefix", "exec_prefix", "base_prefix", "base_exec_prefix"):
         monkeypatch.setattr(sys, name, "/usr")
     monkeypatch.setattr(sys, "executable", "/usr/bin/python3")
-    assert isolation.interpreter_paths("/root") == ()
+    assert levels.interpreter_paths("/root") == ()
 
 
 def test_a_plan_survives_its_way_to_the_fork_server() -> None:
