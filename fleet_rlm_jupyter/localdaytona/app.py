@@ -10,10 +10,10 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from fleet_rlm_jupyter.localdaytona.events import Events
-from fleet_rlm_jupyter.localdaytona.proxy import Proxy
-from fleet_rlm_jupyter.localdaytona.sandboxes import Sandbox, Sandboxes, number, strings
-from fleet_rlm_jupyter.localdaytona.volumes import Volumes
+from fleet_rlm_jupyter.localdaytona.events import EventSocket
+from fleet_rlm_jupyter.localdaytona.proxy import ToolboxProxy
+from fleet_rlm_jupyter.localdaytona.sandboxes import LocalSandbox, LocalSandboxes, number, strings
+from fleet_rlm_jupyter.localdaytona.volumes import LocalVolumes
 from fleet_rlm_jupyter.localdaytona.wire import API, PROXY, ApiError, error_body, parse_object
 
 _SOCKET_PATH = "api/socket.io"
@@ -28,13 +28,13 @@ class ControlPlane:
         self._key = key.encode()
         self._about = about
         self.web = web.Application(middlewares=[self._guard], client_max_size=64 << 20)
-        self.events = Events(self.web, _SOCKET_PATH, key)
+        self.events = EventSocket(self.web, _SOCKET_PATH, key)
 
-    def open(self, sandboxes: Sandboxes, volumes: Volumes) -> None:
+    def open(self, sandboxes: LocalSandboxes, volumes: LocalVolumes) -> None:
         """Add the routes; separate from __init__ because sandboxes report to `events`."""
         self._sandboxes = sandboxes
         self._volumes = volumes
-        self.proxy = Proxy(sandboxes)
+        self.proxy = ToolboxProxy(sandboxes)
         add = self.web.router.add_route
         add("GET", "/api/health", self._health)
         add("POST", "/api/sandbox", self._create)
@@ -82,10 +82,10 @@ class ControlPlane:
         if kind.lower() != "bearer" or not hmac.compare_digest(key.strip().encode("utf-8", "replace"), self._key):
             raise ApiError(401, "UNAUTHORIZED", "Invalid credentials: the API key is missing or wrong")
 
-    def _find(self, request: web.Request) -> Sandbox:
+    def _find(self, request: web.Request) -> LocalSandbox:
         return self._sandboxes.get(request.match_info["id"])
 
-    def _show(self, sandbox: Sandbox) -> web.Response:
+    def _show(self, sandbox: LocalSandbox) -> web.Response:
         return web.json_response(self._sandboxes.describe(sandbox))
 
     async def _health(self, request: web.Request) -> web.Response:
@@ -196,7 +196,7 @@ class ControlPlane:
         return web.Response()
 
 
-async def keep_time(sandboxes: Sandboxes, every: float) -> None:
+async def keep_time(sandboxes: LocalSandboxes, every: float) -> None:
     """Let the timers run until cancelled; one failure must not stop them all."""
     while True:
         await asyncio.sleep(every)

@@ -14,7 +14,7 @@ from fleet_rlm_jupyter import localdaytona
 from fleet_rlm_jupyter.localdaytona import levels, linux
 from fleet_rlm_jupyter.localdaytona.folders import Folders, sweep
 from fleet_rlm_jupyter.localdaytona.levels import NotIsolated
-from fleet_rlm_jupyter.localdaytona.options import Options
+from fleet_rlm_jupyter.localdaytona.options import ServerOptions
 from fleet_rlm_jupyter.localdaytona.spawner import start_fork_server
 
 _KEY_VARIABLE = "FLEET_LOCALDAYTONA_KEY"
@@ -53,7 +53,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _run(options: Options, ready_fd: int) -> bool:
+def _run(options: ServerOptions, ready_fd: int) -> bool:
     if sys.platform == "win32":
         raise _Refused(
             "no_platform", "the local server does not run on Windows", "use WSL, or set DAYTONA_API_KEY to use Daytona"
@@ -107,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _options(given: argparse.Namespace) -> Options:
+def _options(given: argparse.Namespace) -> ServerOptions:
     # popped, so that no process we start inherits it
     key = given.key or os.environ.pop(_KEY_VARIABLE, "")
     if len(key) < _SHORTEST_KEY:
@@ -121,7 +121,7 @@ def _options(given: argparse.Namespace) -> Options:
     parent_fd = given.parent_fd
     if parent_fd is None and given.die_with_parent:
         parent_fd = sys.stdin.fileno()
-    return Options(
+    return ServerOptions(
         port=given.port,
         key=key,
         level=given.level,

@@ -6,7 +6,7 @@ import socketio
 from aiohttp import web
 
 
-class Events:
+class EventSocket:
     """Broadcasts to every client that connected with the key."""
 
     def __init__(self, app: web.Application, path: str, key: str) -> None:

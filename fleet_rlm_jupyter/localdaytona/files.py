@@ -16,7 +16,7 @@ from io import FileIO
 from aiohttp import web
 
 from fleet_rlm_jupyter.localdaytona.multipart import MultipartStream
-from fleet_rlm_jupyter.localdaytona.processes import Processes
+from fleet_rlm_jupyter.localdaytona.processes import SandboxProcesses
 from fleet_rlm_jupyter.localdaytona.wire import DAEMON, ApiError, error_body, parse_object, timestamp
 
 _CHUNK = 256 * 1024
@@ -37,10 +37,10 @@ def file_error(err: OSError, path: str) -> ApiError:
     return ApiError(400, "INVALID_FILE_PATH", f"{path}: {err.strerror or err}")
 
 
-class Files:
+class FileRoutes:
     """Relative paths start at the work dir. Everything is done as the sandbox's own user."""
 
-    def __init__(self, processes: Processes) -> None:
+    def __init__(self, processes: SandboxProcesses) -> None:
         self._processes = processes
 
     def add_routes(self, app: web.Application) -> None:

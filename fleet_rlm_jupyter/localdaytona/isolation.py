@@ -7,12 +7,12 @@ import subprocess
 import sys
 
 from fleet_rlm_jupyter.localdaytona import linux, namespaces, toolbox
-from fleet_rlm_jupyter.localdaytona.plan import INSIDE_UID, Plan
+from fleet_rlm_jupyter.localdaytona.plan import INSIDE_UID, SandboxPlan
 
 _PROBE_SECONDS = 20
 
 
-def become(plan: Plan, listener: socket.socket, link: socket.socket) -> None:
+def become(plan: SandboxPlan, listener: socket.socket, link: socket.socket) -> None:
     """Turn this freshly forked process into the sandbox of `plan`, and serve it until `link` is closed.
 
     Raises OSError when a step is refused; nothing of the sandbox's code has run then.
@@ -37,7 +37,7 @@ def become(plan: Plan, listener: socket.socket, link: socket.socket) -> None:
         toolbox.run(plan, listener, link)
 
 
-def _become_unisolated(plan: Plan) -> None:
+def _become_unisolated(plan: SandboxPlan) -> None:
     os.setsid()
     os.umask(0o022)
     if sys.platform == "linux":
@@ -54,7 +54,7 @@ def _become_unisolated(plan: Plan) -> None:
     os.chdir(plan.home)
 
 
-def _link_volume(plan: Plan, target: str, source: str) -> None:
+def _link_volume(plan: SandboxPlan, target: str, source: str) -> None:
     """Show a volume as a link below the private home, since only a namespace could mount it elsewhere."""
     inside = target.removeprefix("/home/daytona").strip("/")
     place = os.path.join(plan.home, inside)
@@ -65,7 +65,7 @@ def _link_volume(plan: Plan, target: str, source: str) -> None:
     os.symlink(source, place)
 
 
-def _works(plan: Plan) -> bool:
+def _works(plan: SandboxPlan) -> bool:
     """Whether the interpreter starts here; at L3 also that the promises of the level hold."""
     if plan.level == "L3":
         if os.getuid() != INSIDE_UID or os.path.exists("/.old"):

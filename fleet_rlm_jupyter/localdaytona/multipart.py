@@ -13,7 +13,7 @@ _BOUNDARY = re.compile(r'multipart/form-data;.*boundary=(?:"([^"]+)"|([^\s;]+))'
 
 
 @dataclass(frozen=True)
-class Part:
+class UploadPart:
     """What the headers of a part say."""
 
     name: str
@@ -31,7 +31,7 @@ class MultipartStream:
         self._content = content
         self._buffer = bytearray(b"\r\n")  # so that the first delimiter looks like the others
 
-    async def parts(self) -> AsyncIterator[Part]:
+    async def parts(self) -> AsyncIterator[UploadPart]:
         """Each part's names; the data of a part must be read before the next."""
         async for _ in self.data():  # a preamble is allowed, and ignored
             pass
@@ -47,7 +47,7 @@ class MultipartStream:
                 await self._more()
             headers = self._buffer[:end].decode("utf-8", "replace")
             del self._buffer[: end + 4]
-            yield Part(_parameter("name", headers), _parameter("filename", headers))
+            yield UploadPart(_parameter("name", headers), _parameter("filename", headers))
 
     async def data(self) -> AsyncIterator[bytes]:
         """The pieces of the current part, up to its delimiter."""

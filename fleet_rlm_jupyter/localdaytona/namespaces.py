@@ -6,7 +6,7 @@ import signal
 import stat
 
 from fleet_rlm_jupyter.localdaytona import linux, seccomp
-from fleet_rlm_jupyter.localdaytona.plan import BIN, HOME, INSIDE_UID, Plan
+from fleet_rlm_jupyter.localdaytona.plan import BIN, HOME, INSIDE_UID, SandboxPlan
 from fleet_rlm_jupyter.localdaytona.volumes import open_inside
 
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store")
@@ -16,7 +16,7 @@ _OLD, _STAGE = "/.old", "/.stage"
 _OTHERS = linux.CLONE_NEWNS | linux.CLONE_NEWPID | linux.CLONE_NEWNET | linux.CLONE_NEWIPC | linux.CLONE_NEWUTS
 
 
-def begin(plan: Plan) -> None:
+def begin(plan: SandboxPlan) -> None:
     """First half, in the process that then forks the sandbox's first process.
 
     The second half must run in a child, because only children are born into the new process namespace.
@@ -30,7 +30,7 @@ def begin(plan: Plan) -> None:
         _map_user("/proc/self", *own)
 
 
-def finish(plan: Plan) -> None:
+def finish(plan: SandboxPlan) -> None:
     """Second half, as process 1: build the root, leave the host's, become nobody special."""
     volumes = [open_inside(mount.root, mount.subpath, plan.owner) for mount in plan.mounts]
     self_dir = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY)
@@ -71,7 +71,7 @@ def _map_user(proc_self: str | int, uid: int, gid: int) -> None:
             os.close(fd)
 
 
-def _enter_new_root(plan: Plan) -> None:
+def _enter_new_root(plan: SandboxPlan) -> None:
     linux.mount("none", "/", None, linux.MS_REC | linux.MS_PRIVATE)
     root = f"{plan.folder}/root"
     linux.mount("tmpfs", root, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=755,size=4m,nr_inodes=8192")
@@ -83,7 +83,7 @@ def _enter_new_root(plan: Plan) -> None:
     os.mkdir(_STAGE)
 
 
-def _stage(plan: Plan, volumes: list[int]) -> list[str]:
+def _stage(plan: SandboxPlan, volumes: list[int]) -> list[str]:
     """Bind every source below /.stage while the host is still in reach; return where each belongs.
 
     Targets are only resolved after the host's root is gone: home and volumes hold files that code in
@@ -155,7 +155,7 @@ def _remove_any(path: str) -> None:
         os.unlink(path)
 
 
-def _give_up_privileges(plan: Plan, self_dir: int) -> None:
+def _give_up_privileges(plan: SandboxPlan, self_dir: int) -> None:
     if plan.owner is not None:
         os.setgroups([])
         os.setresgid(plan.owner, plan.owner, plan.owner)
@@ -172,8 +172,8 @@ def _give_up_privileges(plan: Plan, self_dir: int) -> None:
     linux.die_with_parent(signal.SIGKILL)
 
 
-def set_limits(plan: Plan) -> None:
-    """Limits of every process of the sandbox. Memory is set per command, so that the toolbox lives on."""
+def set_limits(plan: SandboxPlan) -> None:
+    """ProcessLimits of every process of the sandbox. Memory is set per command, so that the toolbox lives on."""
     megabyte = 1 << 20
     for kind, value in (
         (resource.RLIMIT_CORE, 0),

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Options:
+class ServerOptions:
     """Folders are absolute; an empty `data` means that volumes end with the server."""
 
     port: int

@@ -10,7 +10,7 @@ INSIDE_UID = 1000
 
 
 @dataclass(frozen=True)
-class Mount:
+class MountedVolume:
     """A folder of a volume (`root`/`subpath` on the host) and where the sandbox sees it."""
 
     root: str
@@ -19,7 +19,7 @@ class Mount:
 
 
 @dataclass(frozen=True)
-class Limits:
+class ProcessLimits:
     memory_mb: int = 0  # per process; 0 means no limit
     file_mb: int = 16384
     open_files: int = 4096
@@ -27,7 +27,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Plan:
+class SandboxPlan:
     """Everything the start of one sandbox needs. `folder` holds root/, home/, tmp/ and the socket."""
 
     sandbox_id: str
@@ -36,9 +36,9 @@ class Plan:
     shared: str  # etc/ and bin/, made once per server
     owner: int | None  # the user id to become; None: stay the user who runs the server
     read_only: tuple[str, ...] = ()
-    mounts: tuple[Mount, ...] = ()
+    mounts: tuple[MountedVolume, ...] = ()
     env: dict[str, str] = field(default_factory=dict)
-    limits: Limits = field(default_factory=Limits)
+    limits: ProcessLimits = field(default_factory=ProcessLimits)
     path: str = "/usr/local/bin:/usr/bin:/bin"
     probe: str = ""  # an interpreter to try inside; the sandbox says how it went and ends
 
@@ -59,11 +59,11 @@ class Plan:
         return json.dumps(asdict(self))
 
     @classmethod
-    def from_json(cls, text: str) -> "Plan":
+    def from_json(cls, text: str) -> "SandboxPlan":
         raw = json.loads(text)
         raw["read_only"] = tuple(raw["read_only"])
-        raw["mounts"] = tuple(Mount(**mount) for mount in raw["mounts"])
-        raw["limits"] = Limits(**raw["limits"])
+        raw["mounts"] = tuple(MountedVolume(**mount) for mount in raw["mounts"])
+        raw["limits"] = ProcessLimits(**raw["limits"])
         return cls(**raw)
 
 

@@ -8,17 +8,17 @@ import signal
 import subprocess
 from collections.abc import Callable, Mapping
 
-from fleet_rlm_jupyter.localdaytona.plan import Plan
+from fleet_rlm_jupyter.localdaytona.plan import SandboxPlan
 from fleet_rlm_jupyter.localdaytona.processtable import members, rows
 from fleet_rlm_jupyter.localdaytona.wire import ApiError
 
 _SHELLS = ("/bin/zsh", "/bin/bash", "/bin/sh")
 
 
-class Processes:
+class SandboxProcesses:
     """All children of the toolbox. The toolbox also adopts orphans, so it must wait for any child."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: SandboxPlan) -> None:
         self._plan = plan
         self.home = plan.home
         self.tmp = plan.tmp

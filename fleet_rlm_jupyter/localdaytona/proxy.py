@@ -7,7 +7,7 @@ import aiohttp
 from aiohttp import WSMsgType, web
 from yarl import URL
 
-from fleet_rlm_jupyter.localdaytona.sandboxes import Sandbox, Sandboxes
+from fleet_rlm_jupyter.localdaytona.sandboxes import LocalSandbox, LocalSandboxes
 from fleet_rlm_jupyter.localdaytona.wire import ApiError
 
 _BUFFER = 1 << 20
@@ -16,10 +16,10 @@ _DROPPED_IN = {"authorization", "connection", "cookie", "expect", "host", "keep-
 _DROPPED_OUT = {"connection", "keep-alive", "transfer-encoding", "date", "server"}
 
 
-class Proxy:
+class ToolboxProxy:
     """One connection pool per running sandbox, to the socket of its toolbox."""
 
-    def __init__(self, sandboxes: Sandboxes) -> None:
+    def __init__(self, sandboxes: LocalSandboxes) -> None:
         self._sandboxes = sandboxes
         self._sessions: dict[str, aiohttp.ClientSession] = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -53,7 +53,7 @@ class Proxy:
         for identifier in list(self._sessions):
             await self.forget(identifier)
 
-    def _session(self, sandbox: Sandbox) -> aiohttp.ClientSession:
+    def _session(self, sandbox: LocalSandbox) -> aiohttp.ClientSession:
         if sandbox.identifier not in self._sessions:
             for gone in self._sessions.keys() - {one.identifier for one in self._sandboxes.all()}:
                 self._closing.add(task := asyncio.create_task(self.forget(gone)))

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fleet_rlm_jupyter.localdaytona.folders import Folders
-from fleet_rlm_jupyter.localdaytona.plan import Limits, Mount, Plan, socket_path
+from fleet_rlm_jupyter.localdaytona.plan import MountedVolume, ProcessLimits, SandboxPlan, socket_path
 from fleet_rlm_jupyter.localdaytona.spawner import Spawner, SpawnError
-from fleet_rlm_jupyter.localdaytona.volumes import Volumes
+from fleet_rlm_jupyter.localdaytona.volumes import LocalVolumes
 from fleet_rlm_jupyter.localdaytona.wire import ApiError, timestamp
 
 DEFAULT_AUTO_STOP_MINUTES = 15
@@ -21,7 +21,7 @@ Listener = Callable[[str, dict[str, object]], Awaitable[None]]
 
 
 @dataclass
-class Sandbox:
+class LocalSandbox:
     """One sandbox as the API shows it; `wanted` is the checked body of the request that made it."""
 
     identifier: str
@@ -58,21 +58,21 @@ class Ground:
     minute_seconds: float  # how long a minute of the timers lasts
 
 
-class Sandboxes:
+class LocalSandboxes:
     """All sandboxes of this server. State changes of one sandbox happen one after the other."""
 
-    def __init__(self, ground: Ground, spawner: Spawner, volumes: Volumes, tell: Listener) -> None:
+    def __init__(self, ground: Ground, spawner: Spawner, volumes: LocalVolumes, tell: Listener) -> None:
         self._ground = ground
         self._spawner = spawner
         self._volumes = volumes
         self._tell = tell
-        self._all: dict[str, Sandbox] = {}
+        self._all: dict[str, LocalSandbox] = {}
         self._telling: set[asyncio.Task[None]] = set()
 
-    def all(self) -> list[Sandbox]:
+    def all(self) -> list[LocalSandbox]:
         return list(self._all.values())
 
-    def get(self, id_or_name: str) -> Sandbox:
+    def get(self, id_or_name: str) -> LocalSandbox:
         found = self._all.get(id_or_name)
         if found is None:
             found = next((one for one in self._all.values() if one.name == id_or_name), None)
@@ -80,14 +80,14 @@ class Sandboxes:
             raise ApiError(404, "NOT_FOUND", f"Sandbox with ID or name {id_or_name} not found")
         return found
 
-    async def create(self, body: dict[str, object]) -> Sandbox:
+    async def create(self, body: dict[str, object]) -> LocalSandbox:
         identifier = str(uuid.uuid4())
         name = body.get("name") or identifier
         if not isinstance(name, str):
             raise ApiError(400, "BAD_REQUEST", "name must be a string")
         if any(one.name == name for one in self._all.values()):
             raise ApiError(409, "CONFLICT", f"Sandbox with name {name} already exists")
-        sandbox = Sandbox(
+        sandbox = LocalSandbox(
             identifier=identifier,
             name=name,
             wanted=body,
@@ -107,7 +107,7 @@ class Sandboxes:
                 raise
         return sandbox
 
-    async def start(self, sandbox: Sandbox) -> None:
+    async def start(self, sandbox: LocalSandbox) -> None:
         async with sandbox.lock:
             if sandbox.state == "started":
                 return
@@ -115,7 +115,7 @@ class Sandboxes:
             await self._change(sandbox, "starting")
             await self._launch(sandbox, self._plan(sandbox))
 
-    async def stop(self, sandbox: Sandbox) -> None:
+    async def stop(self, sandbox: LocalSandbox) -> None:
         async with sandbox.lock:
             if sandbox.state == "stopped":
                 return
@@ -127,7 +127,7 @@ class Sandboxes:
         if sandbox.auto_delete == 0:
             await self.delete(sandbox)
 
-    async def delete(self, sandbox: Sandbox) -> None:
+    async def delete(self, sandbox: LocalSandbox) -> None:
         async with sandbox.lock:
             if self._all.get(sandbox.identifier) is not sandbox:
                 return
@@ -158,10 +158,10 @@ class Sandboxes:
             elif sandbox.stopped and 0 < sandbox.auto_delete * minute <= now - sandbox.stopped:
                 await self.delete(sandbox)
 
-    def folder(self, sandbox: Sandbox) -> str:
+    def folder(self, sandbox: LocalSandbox) -> str:
         return f"{self._ground.folders.base}/{sandbox.identifier}"
 
-    def socket(self, sandbox: Sandbox) -> str:
+    def socket(self, sandbox: LocalSandbox) -> str:
         return socket_path(self.folder(sandbox))
 
     def uses_volume(self, identifier: str) -> bool:
@@ -169,7 +169,7 @@ class Sandboxes:
             mount.root == self._volumes.files(identifier) for one in self.all() for mount in self._mounts(one.wanted)
         )
 
-    def describe(self, sandbox: Sandbox) -> dict[str, object]:
+    def describe(self, sandbox: LocalSandbox) -> dict[str, object]:
         """The sandbox as Daytona's `Sandbox` model."""
         wanted = sandbox.wanted
         return {
@@ -205,11 +205,11 @@ class Sandboxes:
             "toolboxProxyUrl": self._ground.toolbox_url,
         }
 
-    def _must_exist(self, sandbox: Sandbox) -> None:
+    def _must_exist(self, sandbox: LocalSandbox) -> None:
         if self._all.get(sandbox.identifier) is not sandbox:
             raise ApiError(404, "NOT_FOUND", f"Sandbox with ID or name {sandbox.identifier} not found")
 
-    async def _launch(self, sandbox: Sandbox, plan: Plan) -> None:
+    async def _launch(self, sandbox: LocalSandbox, plan: SandboxPlan) -> None:
         try:
             await self._spawner.remove(sandbox.identifier, f"{self.folder(sandbox)}/tmp")
             self._ground.folders.make_sandbox(sandbox.identifier)
@@ -222,19 +222,19 @@ class Sandboxes:
         sandbox.stopped = sandbox.error = None
         await self._change(sandbox, "started")
 
-    async def _change(self, sandbox: Sandbox, state: str) -> None:
+    async def _change(self, sandbox: LocalSandbox, state: str) -> None:
         old, sandbox.state, sandbox.updated = sandbox.state, state, time.time()
         shown = self.describe(sandbox)
         if old == "creating":
             await self._tell("sandbox.created", shown)
         await self._tell("sandbox.state.updated", {"sandbox": shown, "oldState": old, "newState": state})
 
-    def _plan(self, sandbox: Sandbox) -> Plan:
+    def _plan(self, sandbox: LocalSandbox) -> SandboxPlan:
         memory_gb, disk_gb = number(sandbox.wanted, "memory", 0), number(sandbox.wanted, "disk", 0)
-        limits = Limits(memory_mb=memory_gb * 1024 or self._ground.memory_mb)
+        limits = ProcessLimits(memory_mb=memory_gb * 1024 or self._ground.memory_mb)
         if disk_gb:
             limits = replace(limits, file_mb=disk_gb * 1024)
-        return Plan(
+        return SandboxPlan(
             sandbox_id=sandbox.identifier,
             level=self._ground.level,
             folder=self.folder(sandbox),
@@ -247,11 +247,11 @@ class Sandboxes:
             path=self._ground.path,
         )
 
-    def _mounts(self, wanted: dict[str, object]) -> list[Mount]:
+    def _mounts(self, wanted: dict[str, object]) -> list[MountedVolume]:
         given = wanted.get("volumes") or []
         if not isinstance(given, list):
             raise ApiError(400, "BAD_REQUEST", "volumes must be a list")
-        mounts: list[Mount] = []
+        mounts: list[MountedVolume] = []
         for one in given:
             if not isinstance(one, dict):
                 raise ApiError(400, "BAD_REQUEST", "a volume must be an object")
@@ -263,7 +263,7 @@ class Sandboxes:
                 raise ApiError(400, "BAD_REQUEST", "the subpath of a volume must not contain '..'")
             if self._ground.level != "L3" and not target.startswith("/home/daytona/"):
                 raise ApiError(400, "BAD_REQUEST", "without isolation a volume must be mounted below /home/daytona/")
-            mounts.append(Mount(self._volumes.files(str(volume["id"])), subpath, target))
+            mounts.append(MountedVolume(self._volumes.files(str(volume["id"])), subpath, target))
         return mounts
 
 

@@ -18,11 +18,11 @@ from aiohttp import web
 from fleet_rlm_jupyter.localdaytona import app, levels
 from fleet_rlm_jupyter.localdaytona.folders import Folders, reachable_by_all, remove_tree
 from fleet_rlm_jupyter.localdaytona.levels import LABELS, NotIsolated
-from fleet_rlm_jupyter.localdaytona.options import Options
-from fleet_rlm_jupyter.localdaytona.plan import Plan
-from fleet_rlm_jupyter.localdaytona.sandboxes import Ground, Sandboxes
+from fleet_rlm_jupyter.localdaytona.options import ServerOptions
+from fleet_rlm_jupyter.localdaytona.plan import SandboxPlan
+from fleet_rlm_jupyter.localdaytona.sandboxes import Ground, LocalSandboxes
 from fleet_rlm_jupyter.localdaytona.spawner import ForkServer, Spawner, SpawnError
-from fleet_rlm_jupyter.localdaytona.volumes import Volumes
+from fleet_rlm_jupyter.localdaytona.volumes import LocalVolumes
 
 _SYSTEM_PYTHON = "/usr/bin/python3"
 _FAREWELL_SECONDS = 10
@@ -39,7 +39,7 @@ class Footing:
 
 
 async def serve(
-    options: Options,
+    options: ServerOptions,
     folders: Folders,
     owner: int | None,
     fork_server: ForkServer,
@@ -49,7 +49,7 @@ async def serve(
 
     Raises NotIsolated or OSError before it is ready.
     """
-    relay: list[Sandboxes] = []
+    relay: list[LocalSandboxes] = []
     spawner = Spawner(fork_server.control, lambda identifier: relay[0].on_exit(identifier) if relay else None)
     await spawner.listen()
     try:
@@ -57,7 +57,7 @@ async def serve(
         footing = await _choose(options, folders, spawner, owner)
         port = listener.getsockname()[1]
         data, notice = _data_folder(options, folders, footing, owner)
-        volumes = Volumes(data / "volumes", owner)
+        volumes = LocalVolumes(data / "volumes", owner)
         about = _about(footing, notice, port)
         plane = app.ControlPlane(options.key, about)
         ground = Ground(
@@ -70,7 +70,7 @@ async def serve(
             toolbox_url=f"http://127.0.0.1:{port}/toolbox",
             minute_seconds=options.minute_seconds,
         )
-        sandboxes = Sandboxes(ground, spawner, volumes, plane.events.tell)
+        sandboxes = LocalSandboxes(ground, spawner, volumes, plane.events.tell)
         relay.append(sandboxes)
         plane.open(sandboxes, volumes)
         runner = web.AppRunner(plane.web, access_log=None, shutdown_timeout=0.2, read_bufsize=1 << 20)
@@ -105,7 +105,7 @@ def _bind(port: int) -> socket.socket:
     return listener
 
 
-async def _choose(options: Options, folders: Folders, spawner: Spawner, owner: int | None) -> Footing:
+async def _choose(options: ServerOptions, folders: Folders, spawner: Spawner, owner: int | None) -> Footing:
     """Try L3 in a child process; fall back to L1 only if that was allowed."""
     reason = "asked for"
     if options.level in ("auto", "L3"):
@@ -132,9 +132,9 @@ def _footing(level: str, reason: str, works: bool) -> Footing:
     return Footing(level, reason, sys.executable if works else _SYSTEM_PYTHON, works)
 
 
-async def _probe(level: str, options: Options, folders: Folders, spawner: Spawner, owner: int | None) -> bool:
+async def _probe(level: str, options: ServerOptions, folders: Folders, spawner: Spawner, owner: int | None) -> bool:
     identifier = f"probe-{secrets.token_hex(4)}"
-    plan = Plan(
+    plan = SandboxPlan(
         sandbox_id=identifier,
         level=level,
         folder=folders.make_sandbox(identifier),
@@ -149,11 +149,11 @@ async def _probe(level: str, options: Options, folders: Folders, spawner: Spawne
         await spawner.remove(identifier, plan.folder)
 
 
-def _read_only(footing: Footing, options: Options) -> tuple[str, ...]:
+def _read_only(footing: Footing, options: ServerOptions) -> tuple[str, ...]:
     return levels.interpreter_paths(options.home) if footing.reaches_host_python else ()
 
 
-def _data_folder(options: Options, folders: Folders, footing: Footing, owner: int | None) -> tuple[Path, str]:
+def _data_folder(options: ServerOptions, folders: Folders, footing: Footing, owner: int | None) -> tuple[Path, str]:
     """Where volumes are kept, and a notice if that is not where they were asked to be."""
     if not options.data:
         return Path(folders.base) / "data", ""
@@ -176,7 +176,7 @@ def _about(footing: Footing, notice: str, port: int) -> dict[str, object]:
     }
 
 
-def _stop_signals(options: Options) -> asyncio.Event:
+def _stop_signals(options: ServerOptions) -> asyncio.Event:
     """An event that is set by a signal, or when the parent is gone.
 
     Not PR_SET_PDEATHSIG: that fires when the *thread* ends that started us. A process descriptor fires

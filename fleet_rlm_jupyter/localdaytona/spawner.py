@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
-from fleet_rlm_jupyter.localdaytona.plan import Plan
+from fleet_rlm_jupyter.localdaytona.plan import SandboxPlan
 
 _START_SECONDS = 60
 
@@ -59,7 +59,7 @@ class Spawner:
         reader, self._writer = await asyncio.open_unix_connection(sock=self._control)
         self._task = asyncio.create_task(self._read(reader))
 
-    async def launch(self, plan: Plan) -> dict[str, object]:
+    async def launch(self, plan: SandboxPlan) -> dict[str, object]:
         """Start a sandbox and return when its toolbox answers; raises SpawnError."""
         answer = self._expect(plan.sandbox_id, "ready")
         self._ask({"op": "start", "plan": asdict(plan)})

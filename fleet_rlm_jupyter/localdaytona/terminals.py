@@ -14,7 +14,7 @@ import time
 
 from aiohttp import WSMsgType, web
 
-from fleet_rlm_jupyter.localdaytona.processes import Processes
+from fleet_rlm_jupyter.localdaytona.processes import SandboxProcesses
 from fleet_rlm_jupyter.localdaytona.wire import ApiError, parse_object, timestamp
 
 _EXIT_CONTROL = "X-Daytona-Pty-Exit-Control"
@@ -25,7 +25,7 @@ _LAST_READS = 16
 _SLOTS = 256  # messages a client may lag behind before it is dropped, as Daytona does
 
 
-class Terminal:
+class PtySession:
     """One shell on one pseudo terminal. Output while nobody watches is lost, as on Daytona."""
 
     def __init__(self, identifier: str, cwd: str, cols: int, rows: int) -> None:
@@ -42,7 +42,7 @@ class Terminal:
         os.set_blocking(self._master, False)
         self.resize(cols, rows)
 
-    def run(self, processes: Processes, envs: dict[str, str]) -> None:
+    def run(self, processes: SandboxProcesses, envs: dict[str, str]) -> None:
         self._envs = envs
         try:
             self.pid, ended = processes.start(
@@ -164,12 +164,12 @@ class Terminal:
         self._clients.clear()
 
 
-class Terminals:
+class TerminalRoutes:
     """The routes below /process/pty."""
 
-    def __init__(self, processes: Processes) -> None:
+    def __init__(self, processes: SandboxProcesses) -> None:
         self._processes = processes
-        self._all: dict[str, Terminal] = {}
+        self._all: dict[str, PtySession] = {}
 
     def add_routes(self, app: web.Application) -> None:
         app.router.add_get("/process/pty", self._list)
@@ -212,13 +212,13 @@ class Terminals:
         terminal.resize(_size(body, "cols", 80), _size(body, "rows", 24))
         return web.json_response(terminal.info())
 
-    def _find(self, request: web.Request) -> Terminal:
+    def _find(self, request: web.Request) -> PtySession:
         identifier = request.match_info["id"]
         if identifier not in self._all:
             raise ApiError(404, "NOT_FOUND", f"PTY session {identifier} not found")
         return self._all[identifier]
 
-    def _open(self, wanted: dict[str, object], envs: object) -> Terminal:
+    def _open(self, wanted: dict[str, object], envs: object) -> PtySession:
         identifier = wanted.get("id")
         if not isinstance(identifier, str) or not identifier:
             raise ApiError(400, "BAD_REQUEST", "a PTY session needs an id")
@@ -229,7 +229,7 @@ class Terminals:
                 raise ApiError(409, "CONFLICT", f"PTY session {identifier} already exists")
             del self._all[identifier]
         cwd = self._processes.resolve(wanted.get("cwd"))
-        terminal = Terminal(identifier, cwd, _size(wanted, "cols", 80), _size(wanted, "rows", 24))
+        terminal = PtySession(identifier, cwd, _size(wanted, "cols", 80), _size(wanted, "rows", 24))
         terminal.run(self._processes, envs)
         self._all[identifier] = terminal
         return terminal

@@ -14,10 +14,10 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from fleet_rlm_jupyter.localdaytona.files import Files
-from fleet_rlm_jupyter.localdaytona.plan import Plan
-from fleet_rlm_jupyter.localdaytona.processes import Processes
-from fleet_rlm_jupyter.localdaytona.terminals import Terminals
+from fleet_rlm_jupyter.localdaytona.files import FileRoutes
+from fleet_rlm_jupyter.localdaytona.plan import SandboxPlan
+from fleet_rlm_jupyter.localdaytona.processes import SandboxProcesses
+from fleet_rlm_jupyter.localdaytona.terminals import TerminalRoutes
 from fleet_rlm_jupyter.localdaytona.wire import DAEMON, ApiError, error_body, parse_object
 
 _RESULT_BYTES = 32 << 20
@@ -25,18 +25,18 @@ _LONGEST_SECONDS = 24 * 3600
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def run(plan: Plan, listener: socket.socket, link: socket.socket) -> None:
+def run(plan: SandboxPlan, listener: socket.socket, link: socket.socket) -> None:
     """Serve until the other end of `link`, held by the fork server, is closed."""
     asyncio.run(_serve(plan, listener, link))
 
 
-async def _serve(plan: Plan, listener: socket.socket, link: socket.socket) -> None:
-    processes = Processes(plan)
+async def _serve(plan: SandboxPlan, listener: socket.socket, link: socket.socket) -> None:
+    processes = SandboxProcesses(plan)
     processes.watch()
     app = web.Application(middlewares=[_errors_as_json], client_max_size=64 << 20)
-    Commands(processes).add_routes(app)
-    Terminals(processes).add_routes(app)
-    Files(processes).add_routes(app)
+    CommandRoutes(processes).add_routes(app)
+    TerminalRoutes(processes).add_routes(app)
+    FileRoutes(processes).add_routes(app)
     runner = web.AppRunner(app, access_log=None, keepalive_timeout=3600)
     await runner.setup()
     await web.SockSite(runner, listener).start()
@@ -60,10 +60,10 @@ async def _errors_as_json(request: web.Request, handler: _Handler) -> web.Stream
     return web.Response(status=problem.status, body=body, content_type="application/json")
 
 
-class Commands:
+class CommandRoutes:
     """The routes that say where things are, and run one command to its end."""
 
-    def __init__(self, processes: Processes) -> None:
+    def __init__(self, processes: SandboxProcesses) -> None:
         self._processes = processes
 
     def add_routes(self, app: web.Application) -> None:

@@ -13,7 +13,7 @@ from fleet_rlm_jupyter.localdaytona.wire import ApiError, timestamp
 _MAX_NAME = 100
 
 
-class Volumes:
+class LocalVolumes:
     """The volumes below `folder`: each is `<id>/meta.json` beside `<id>/files`."""
 
     def __init__(self, folder: Path, owner: int | None) -> None:

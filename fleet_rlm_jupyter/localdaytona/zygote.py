@@ -14,17 +14,17 @@ from dataclasses import dataclass
 
 from fleet_rlm_jupyter.localdaytona import isolation, linux
 from fleet_rlm_jupyter.localdaytona.folders import remove_tree
-from fleet_rlm_jupyter.localdaytona.plan import Plan, socket_path
+from fleet_rlm_jupyter.localdaytona.plan import SandboxPlan, socket_path
 from fleet_rlm_jupyter.localdaytona.processtable import members
 
 _GRACE_SECONDS = 1.0
 
 
 @dataclass
-class Child:
+class RunningSandbox:
     """A sandbox that runs: the socket to its toolbox, and the process to kill."""
 
-    plan: Plan
+    plan: SandboxPlan
     link: socket.socket
     pid: int = 0
     received: bytes = b""
@@ -36,7 +36,7 @@ class Zygote:
     def __init__(self, control: socket.socket, base: str) -> None:
         self._control = control
         self._base = base
-        self._children: dict[str, Child] = {}
+        self._children: dict[str, RunningSandbox] = {}
         self._forked: dict[int, Callable[[int], None]] = {}
         self._selector = selectors.DefaultSelector()
         self._doomed: dict[int, float] = {}
@@ -75,7 +75,7 @@ class Zygote:
             request = json.loads(line)
             match request["op"]:
                 case "start":
-                    self._start(Plan.from_json(json.dumps(request["plan"])))
+                    self._start(SandboxPlan.from_json(json.dumps(request["plan"])))
                 case "kill":
                     self._kill(request["id"])
                 case "remove":
@@ -83,7 +83,7 @@ class Zygote:
                 case other:
                     raise ValueError(f"no such request: {other}")
 
-    def _start(self, plan: Plan) -> None:
+    def _start(self, plan: SandboxPlan) -> None:
         try:
             listener = _listen(plan.socket)
             ours, theirs = socket.socketpair()
@@ -96,11 +96,11 @@ class Zygote:
         listener.close()
         theirs.close()
         self._forked[pid] = lambda status: None
-        child = Child(plan, ours, pid)
+        child = RunningSandbox(plan, ours, pid)
         self._children[plan.sandbox_id] = child
         self._selector.register(ours, selectors.EVENT_READ, lambda: self._on_link(child))
 
-    def _on_link(self, child: Child) -> None:
+    def _on_link(self, child: RunningSandbox) -> None:
         try:
             data = child.link.recv(65536)
         except OSError:
@@ -119,7 +119,7 @@ class Zygote:
             else:
                 self._say(child.plan.sandbox_id, "ready", pid=child.pid, python=said.get("python", False))
 
-    def _forget(self, child: Child) -> None:
+    def _forget(self, child: RunningSandbox) -> None:
         self._selector.unregister(child.link)
         child.link.close()
         self._children.pop(child.plan.sandbox_id, None)

@@ -7,7 +7,7 @@ import pytest
 
 from fleet_rlm_jupyter.localdaytona import levels
 from fleet_rlm_jupyter.localdaytona.folders import reachable_by_all
-from fleet_rlm_jupyter.localdaytona.plan import Limits, Mount, Plan
+from fleet_rlm_jupyter.localdaytona.plan import MountedVolume, ProcessLimits, SandboxPlan
 
 
 def test_the_labels_are_those_of_the_design() -> None:
@@ -36,8 +36,10 @@ def test_the_systems_folders_are_not_named_twice(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_plan_survives_its_way_to_the_fork_server() -> None:
-    plan = Plan("id", "L3", "/f", "/s", 7, ("/a",), (Mount("/v", "x", "/home/daytona/m"),), {"A": "b"}, Limits(5))
-    assert Plan.from_json(plan.to_json()) == plan
+    plan = SandboxPlan(
+        "id", "L3", "/f", "/s", 7, ("/a",), (MountedVolume("/v", "x", "/home/daytona/m"),), {"A": "b"}, ProcessLimits(5)
+    )
+    assert SandboxPlan.from_json(plan.to_json()) == plan
     assert plan.home == "/home/daytona"
     assert len(plan.socket) < 104
 
