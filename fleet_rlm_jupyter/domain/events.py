@@ -60,6 +60,8 @@ class Limits(_Word):
 
 
 class RunStarted(_Word):
+    """The first event of a run. `isolation` says how well its code is kept apart, `note` the route and the context."""
+
     type: Literal["run.started"] = "run.started"
     program: str
     message: str
@@ -80,6 +82,8 @@ class RunEnded(_Word):
 
 
 class CallStarted(_Word):
+    """A node of the recursion tree began; `call_id` names it. `inputs` are previews, `iteration` is "k/N"."""
+
     type: Literal["call.started"] = "call.started"
     parent_id: str | None
     kind: CallKind
@@ -90,12 +94,16 @@ class CallStarted(_Word):
 
 
 class CallText(_Word):
+    """Text to append to a channel of a call: the only fact that appends."""
+
     type: Literal["call.text"] = "call.text"
     channel: Channel
     text: str
 
 
 class CallEnded(_Word):
+    """A node ended; `outputs` is a preview."""
+
     type: Literal["call.ended"] = "call.ended"
     outputs: str = ""
     error: ErrorText | None = None
@@ -116,6 +124,8 @@ class BudgetSpent(_Word):
 
 
 class SandboxChanged(_Word):
+    """A step in a sandbox's life. `origin` says whether it was forked from its parent's or began clean."""
+
     type: Literal["sandbox.changed"] = "sandbox.changed"
     sandbox_id: str
     state: SandboxState
@@ -125,6 +135,8 @@ class SandboxChanged(_Word):
 
 
 class ArtifactWritten(_Word):
+    """A file of the session's volume was written."""
+
     type: Literal["artifact.written"] = "artifact.written"
     path: str
     bytes: int
@@ -132,12 +144,16 @@ class ArtifactWritten(_Word):
 
 
 class QuestionAsked(_Word):
+    """The run asks its user; the verb `answer` answers."""
+
     type: Literal["question.asked"] = "question.asked"
     text: str
     options: list[str] = []
 
 
 class ScoreReported(_Word):
+    """An evaluation scored a candidate on a split."""
+
     type: Literal["score.reported"] = "score.reported"
     candidate: str
     split: str
@@ -145,6 +161,8 @@ class ScoreReported(_Word):
 
 
 class Log(_Word):
+    """Something worth reading that is no fact about a call."""
+
     type: Literal["log"] = "log"
     level: Literal["debug", "info", "warning", "error"]
     text: str
