@@ -241,3 +241,16 @@ def _explained(err: ValidationError, sources: Mapping[str, str]) -> BadSettings:
     message = first["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     return BadSettings(f"{name}{shown}: {message}", f"change it ({sources.get(name, 'argument')})")
+
+
+def child_environment(**more: str) -> dict[str, str]:
+    """This process's environment for a server of ours, with `more`; provider keys stay behind."""
+    secret = {name for names in ALSO.values() for name in names} | {variable("api_key"), variable("daytona.api_key")}
+    return {**{name: value for name, value in os.environ.items() if name not in secret}, **more}
+
+
+def bypass_proxies_for_loopback() -> None:
+    """Put loopback into NO_PROXY: the SDK sends even 127.0.0.1 through an `http_proxy`."""
+    for name in ("NO_PROXY", "no_proxy"):
+        known = [host for host in os.environ.get(name, "").split(",") if host]
+        os.environ[name] = ",".join(dict.fromkeys([*known, "127.0.0.1", "localhost"]))

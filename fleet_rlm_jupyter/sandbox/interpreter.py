@@ -1,0 +1,263 @@
+"""DSPy's `CodeInterpreter` in a sandbox: inputs sent once, tools bound, output bounded, errors by who can mend them."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import inspect
+import json
+import keyword
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from dspy.primitives.code_interpreter import CodeExecutionError, CodeInterpreterError, FinalOutput
+from dspy.utils.callback import with_callbacks
+
+from fleet_rlm_jupyter.domain.errors import SandboxError, SandboxLost
+from fleet_rlm_jupyter.domain.ports import EXECUTION_INSTRUCTIONS, OnOutput
+from fleet_rlm_jupyter.sandbox.codec import MAX_INLINE, Frame, fresh, pack
+from fleet_rlm_jupyter.sandbox.kernel_link import Cell, Done, KernelLink, Machine
+from fleet_rlm_jupyter.settings import SandboxSettings
+
+_FACADE = "__dspy_host_token"
+_RESERVED = {"SUBMIT", "__builtins__"}
+_PLAIN = (str, bytes, int, float, bool, type(None), list, dict, tuple, set)
+
+
+class Opened(Protocol):
+    """A started sandbox with its guest; `close` gives it back, twice is harmless."""
+
+    sandbox_id: str
+    machine: Machine
+    link: KernelLink
+
+    def close(self) -> None: ...
+
+
+class SandboxInterpreter:
+    """One REPL in one sandbox, which is made at `start` and ends with `shutdown`. Never restarted silently."""
+
+    execution_instructions = EXECUTION_INSTRUCTIONS
+
+    def __init__(
+        self, opening: Callable[[], Opened], settings: SandboxSettings, on_output: OnOutput | None = None
+    ) -> None:
+        self.tools: dict[str, Callable[..., Any]] = {}
+        self.output_fields: list[dict[str, Any]] | None = None
+        self._opening = opening
+        self._settings = settings
+        self._on_output = on_output
+        self._opened: Opened | None = None
+        self._inputs: Inputs | None = None
+        self._over: str = ""
+        self._starting = threading.Lock()
+        self._executing = threading.Lock()
+
+    @property
+    def sandbox_id(self) -> str:
+        return self._opened.sandbox_id if self._opened else ""
+
+    @with_callbacks
+    def start(self) -> None:
+        """Make the sandbox and its REPL; harmless when they are there. Raises SandboxUnavailable or BadSettings."""
+        with self._starting:
+            self._refuse_if_over()
+            if self._opened is None:
+                self._opened = self._opening()
+                self._inputs = Inputs(self._opened.machine)
+
+    @with_callbacks
+    def execute(self, code: str, variables: dict[str, Any] | None = None) -> Any:
+        """Run `code`; see domain.ports.Interpreter. One cell at a time: a tool must not call it again."""
+        if not self._executing.acquire(blocking=False):
+            raise CodeInterpreterError("a cell is running already; a tool cannot run another one in the same sandbox")
+        try:
+            given = variables or {}
+            if _FACADE in given:
+                # It builds RLMs without a depth limit; refused like this, DSPy leaves it out of the prompt too.
+                raise CodeExecutionError("sub-agents of DSPy's facade are off here: use sub_rlm or llm_query")
+            self._check_names(given)
+            self.start()
+            return self._result(self._run(code, given))
+        finally:
+            self._executing.release()
+
+    @with_callbacks
+    def invoke_tool(self, tool_name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        """Call one host tool as generated code asked for it."""
+        tool = self.tools.get(tool_name)
+        if tool is None:
+            raise NameError(f"there is no tool {tool_name}")
+        result = call_bound(tool, args, kwargs)
+        return asyncio.run(_awaited(result)) if inspect.isawaitable(result) else result
+
+    def interrupt(self) -> None:
+        """Stop the running cell from any thread; nothing happens when none runs."""
+        opened = self._opened
+        if opened is not None:
+            opened.link.interrupt()
+
+    @with_callbacks
+    def shutdown(self) -> None:
+        """End the REPL and its sandbox."""
+        with self._starting:
+            self._end("it was shut down")
+
+    def _run(self, code: str, variables: dict[str, Any]) -> Done:
+        opened, inputs = self._opened, self._inputs
+        assert opened is not None
+        assert inputs is not None
+        try:
+            bound, values, dropped = inputs.prepare(variables)
+            cell = Cell(
+                code,
+                list(self.tools),
+                self.output_fields,
+                bound,
+                values,
+                dropped,
+                self._settings.output_chars,
+                self._settings.cell_seconds,
+            )
+            return opened.link.run(cell, self.invoke_tool, self._on_output)
+        except SandboxError as err:
+            self._end(err.text)
+            raise CodeInterpreterError(str(err)) from err
+
+    def _result(self, done: Done) -> Any:
+        text = done.text
+        if done.error == "SyntaxError":
+            raise SyntaxError(done.trace or done.message)
+        if done.error is not None:
+            # What was printed before the error is often what explains it.
+            raise CodeExecutionError((text if not text or text.endswith("\n") else text + "\n") + done.trace.rstrip())
+        if done.final is not None:
+            return FinalOutput(done.final)
+        return text.removesuffix("\n") or None
+
+    def _check_names(self, variables: dict[str, Any]) -> None:
+        for name in (*variables, *self.tools):
+            if not name.isidentifier() or keyword.iskeyword(name) or name in _RESERVED:
+                raise CodeInterpreterError(f"{name!r} cannot be the name of a variable or tool")
+        both = variables.keys() & self.tools.keys()
+        if both:
+            raise CodeInterpreterError(f"{', '.join(sorted(both))} would be both a variable and a tool")
+
+    def _refuse_if_over(self) -> None:
+        if self._over:
+            raise CodeInterpreterError(f"this interpreter's session is over: {self._over}") from SandboxLost(
+                f"the sandbox is gone: {self._over}", "make a new interpreter"
+            )
+
+    def _end(self, why: str) -> None:
+        if not self._over:
+            self._over = why
+            if self._opened is not None:
+                self._opened.close()
+
+
+@dataclass(slots=True)
+class _Bound:
+    """What a name was last bound to: a snapshot to compare with (None: compare by content), and its key."""
+
+    snapshot: Any
+    is_plain: bool
+    key: str
+
+
+class Inputs:
+    """Keeps track of what the guest already has, so that a value is sent once however often it is bound.
+
+    Unchanged is decided by identity where leaves cannot change and by type and equality otherwise, walking containers;
+    other objects are packed and compared by digest. Keys are digests: equal content under two names is sent once.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._bound: dict[str, _Bound] = {}
+        self._sent: set[str] = set()
+
+    def prepare(self, variables: dict[str, Any]) -> tuple[dict[str, str], dict[str, Frame], list[str]]:
+        """(name → key, key → what to put, keys to drop) for the next cell; large values are uploaded here."""
+        bound: dict[str, str] = {}
+        values: dict[str, Frame] = {}
+        for name, value in variables.items():
+            known = self._bound.get(name)
+            if known is not None and known.is_plain and same(known.snapshot, value):
+                bound[name] = known.key
+                continue
+            bound[name] = key = self._put(value, values)
+            is_plain = isinstance(value, _PLAIN)
+            self._bound[name] = _Bound(fresh(value) if is_plain else None, is_plain, key)
+        used = {known.key for known in self._bound.values()}
+        dropped = [key for key in self._sent if key not in used]
+        self._sent.difference_update(dropped)
+        return bound, values, dropped
+
+    def _put(self, value: Any, values: dict[str, Frame]) -> str:
+        kind, data = _encoded(value)
+        key = f"{kind}-{hashlib.sha256(data).hexdigest()[:32]}"
+        if key in self._sent:
+            return key
+        self._sent.add(key)
+        if kind == "json" and len(data) <= MAX_INLINE:
+            values[key] = {"v": json.loads(data)}
+        else:
+            path = f"{self._machine.home}/.fleet/{key}"
+            self._machine.put(path, data)
+            values[key] = {kind: path}
+        return key
+
+
+def _encoded(value: Any) -> tuple[str, bytes]:
+    if type(value) is str and len(value) > MAX_INLINE // 4:
+        return "text", value.encode("utf-8", "surrogatepass")
+    if type(value) is bytes and len(value) > MAX_INLINE // 4:
+        return "bytes", value
+    try:
+        return "json", json.dumps(pack(value), separators=(",", ":")).encode()
+    except (TypeError, ValueError, RecursionError) as err:
+        raise CodeInterpreterError(f"an input cannot travel to the sandbox: {err}") from err
+
+
+def same(before: Any, now: Any) -> bool:
+    """True if `now` is what `before` was: equal, and of equal types all the way down (1 is not True)."""
+    if type(before) is not type(now):
+        return False
+    kind = type(before)
+    if kind is dict:
+        return len(before) == len(now) and all(
+            old_key == key and type(old_key) is type(key) and same(old, new)
+            for (old_key, old), (key, new) in zip(before.items(), now.items(), strict=True)
+        )
+    if kind in (list, tuple):
+        return len(before) == len(now) and all(map(same, before, now))
+    return before is now or before == now
+
+
+def call_bound(tool: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
+    """Call `tool` with positional arguments turned into keywords: DSPy's wrappers take nothing else.
+
+    Raises TypeError, in Python's own words, for arguments that do not fit.
+    """
+    try:
+        signature = inspect.signature(tool)
+    except (TypeError, ValueError):
+        return tool(*args, **kwargs)
+    bound = signature.bind(*args, **kwargs)
+    named: dict[str, Any] = {}
+    for name, value in bound.arguments.items():
+        kind = signature.parameters[name].kind
+        if kind is inspect.Parameter.VAR_POSITIONAL or kind is inspect.Parameter.POSITIONAL_ONLY:
+            return tool(*bound.args, **bound.kwargs)
+        if kind is inspect.Parameter.VAR_KEYWORD:
+            named.update(value)
+        else:
+            named[name] = value
+    return tool(**named)
+
+
+async def _awaited(result: Any) -> Any:
+    return await result
