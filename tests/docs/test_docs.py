@@ -135,6 +135,16 @@ def test_links_between_pages_lead_somewhere(path):
             assert (path.parent / target).exists(), target
 
 
+def test_every_module_that_the_architecture_names_exists():
+    page = (DOCS / "explanation" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"(?m)^\| `(\w+)/` \| (.+) \|$", page)
+    assert {folder for folder, _ in rows} >= {"domain", "engine", "sandbox", "localdaytona"}
+    named = [f"{folder}/{name}" for folder, row in rows for name in re.findall(r"`(\w+\.py)`", row)]
+    missing = [name for name in named if not (ROOT / "fleet_rlm_jupyter" / name).exists()]
+    assert not missing
+    assert len(page.splitlines()) <= 200
+
+
 ADRS = sorted((DOCS / "adr").glob("*.md"))
 
 

@@ -102,7 +102,7 @@ def test_our_own_name_beats_the_other_names(folder):
     ("name", "meant"),
     [
         ("FLEET_BUDGET_CALLS", "FLEET_BUDGET__CALLS"),
-        ("FLEET_MODLE", "FLEET_MODEL"),
+        ("FLEET_MODL", "FLEET_MODEL"),
         ("FLEET_SANDBOX__ALLOW_UNISOLATE", "FLEET_SANDBOX__ALLOW_UNISOLATED"),
         ("FLEET_budget__calls", "fleet doctor"),
         ("FLEET_ZZZZZZZZ", "fleet doctor"),
@@ -123,7 +123,7 @@ def test_an_unknown_variable_is_refused_with_a_suggestion(name, meant, where, fo
 
 @pytest.mark.parametrize(
     ("name", "meant"),
-    [("budget.cals", "budget.calls"), ("modle", "model"), ("sandbox.memory", "sandbox.memory_mb"), ("zzz", "doctor")],
+    [("budget.cals", "budget.calls"), ("modl", "model"), ("sandbox.memory", "sandbox.memory_mb"), ("zzz", "doctor")],
 )
 def test_an_unknown_argument_is_refused_with_a_suggestion(name, meant, folder):
     with pytest.raises(BadSettings) as caught:

@@ -14,7 +14,7 @@ from fleet_rlm_jupyter.domain.volume import MAX_NAME, MAX_PATH, ROOTS, VolumePat
 
 OUTSIDE = [
     # nothing, or no root
-    "", " ", ".", "..", "x", "x/memory", "artifacts2/x", "artifact/x", "memor", "Memory/x", "MEMORY", "meta.json",
+    "", " ", ".", "..", "x", "x/memory", "artifacts2/x", "artifact/x", "Memory/x", "MEMORY", "meta.json",
     "artifacts.bak/x", ".memory/x", "mem\u200bory/x", "memory\u0000/x", "ｍemory/x",
     # up and out
     "../x", "../memory/x", "memory/..", "memory/../x", "memory/../../etc/passwd", "memory/a/../../../x", "memory/a/..",
