@@ -7,6 +7,7 @@ libraries, has been started and does so at the same time.
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -20,5 +21,6 @@ _HOMES = {"main": "cli", "serve": "server"}
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
-        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+        home = "unsupported" if sys.platform == "win32" else _HOMES[name]
+        return getattr(importlib.import_module(f"{__name__}.{home}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

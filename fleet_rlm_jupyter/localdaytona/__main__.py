@@ -2,7 +2,7 @@
 
 import sys
 
-from fleet_rlm_jupyter.localdaytona.cli import main
+from fleet_rlm_jupyter.localdaytona import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -54,10 +54,6 @@ def main(argv: list[str]) -> int:
 
 
 def _run(options: ServerOptions, ready_fd: int) -> bool:
-    if sys.platform == "win32":
-        raise _Refused(
-            "no_platform", "the local server does not run on Windows", "use WSL, or set DAYTONA_API_KEY to use Daytona"
-        )
     try:
         if sys.platform == "linux":
             linux.set_dumpable(False)  # where code runs as the same user, it must not read the key from our memory

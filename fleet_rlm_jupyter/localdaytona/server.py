@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import hashlib
+import logging
 import os
 import secrets
 import signal
@@ -23,6 +24,7 @@ from fleet_rlm_jupyter.localdaytona.plan import SandboxPlan
 from fleet_rlm_jupyter.localdaytona.sandboxes import Ground, LocalSandboxes
 from fleet_rlm_jupyter.localdaytona.spawner import ForkServer, Spawner, SpawnError
 from fleet_rlm_jupyter.localdaytona.volumes import LocalVolumes
+from fleet_rlm_jupyter.localdaytona.wire import HEADER_BYTES, LINE_BYTES
 
 _SYSTEM_PYTHON = "/usr/bin/python3"
 _FAREWELL_SECONDS = 10
@@ -73,7 +75,15 @@ async def serve(
         sandboxes = LocalSandboxes(ground, spawner, volumes, plane.events.tell)
         relay.append(sandboxes)
         plane.open(sandboxes, volumes)
-        runner = web.AppRunner(plane.web, access_log=None, shutdown_timeout=0.2, read_bufsize=1 << 20)
+        logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)  # it logs a traceback for each malformed request
+        runner = web.AppRunner(
+            plane.web,
+            access_log=None,
+            shutdown_timeout=0.2,
+            read_bufsize=1 << 20,
+            max_line_size=LINE_BYTES,
+            max_field_size=HEADER_BYTES,
+        )
         await runner.setup()
         await web.SockSite(runner, listener).start()
         timers = asyncio.create_task(app.keep_time(sandboxes, min(options.minute_seconds / 6, 5)))

@@ -18,7 +18,7 @@ from fleet_rlm_jupyter.localdaytona.files import FileRoutes
 from fleet_rlm_jupyter.localdaytona.plan import SandboxPlan
 from fleet_rlm_jupyter.localdaytona.processes import SandboxProcesses
 from fleet_rlm_jupyter.localdaytona.terminals import TerminalRoutes
-from fleet_rlm_jupyter.localdaytona.wire import DAEMON, ApiError, error_body, parse_object
+from fleet_rlm_jupyter.localdaytona.wire import DAEMON, HEADER_BYTES, LINE_BYTES, ApiError, error_body, parse_object
 
 _RESULT_BYTES = 32 << 20
 _LONGEST_SECONDS = 24 * 3600
@@ -37,7 +37,9 @@ async def _serve(plan: SandboxPlan, listener: socket.socket, link: socket.socket
     CommandRoutes(processes).add_routes(app)
     TerminalRoutes(processes).add_routes(app)
     FileRoutes(processes).add_routes(app)
-    runner = web.AppRunner(app, access_log=None, keepalive_timeout=3600)
+    runner = web.AppRunner(
+        app, access_log=None, keepalive_timeout=3600, max_line_size=LINE_BYTES, max_field_size=HEADER_BYTES
+    )
     await runner.setup()
     await web.SockSite(runner, listener).start()
     ended = asyncio.Event()

@@ -4,6 +4,8 @@ import json
 import time
 from datetime import UTC, datetime
 
+# Variables of a terminal travel in a header, and may be long.
+LINE_BYTES, HEADER_BYTES = 64 << 10, 256 << 10
 API, DAEMON, PROXY = "DAYTONA_API", "DAYTONA_DAEMON", "DAYTONA_PROXY"
 
 

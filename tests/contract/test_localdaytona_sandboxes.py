@@ -248,6 +248,15 @@ def test_a_bad_body_is_a_400_in_daytonas_form(server: Server, body: bytes) -> No
     assert set(answer) == {"statusCode", "message", "code", "source", "timestamp", "path", "method"}
 
 
+@pytest.mark.parametrize("body", [b"{", b"[]", b"null", b'{"command": 1}', b'{"paths": [1]}', b'{"envs": 3}', b"\0"])
+@pytest.mark.parametrize(
+    "path", ["process/execute", "process/code-run", "process/pty", "files/bulk-download", "files/bulk-upload"]
+)
+def test_a_bad_body_for_the_toolbox_is_a_400(server: Server, sandbox: Any, path: str, body: bytes) -> None:
+    status, answer = call(server, "POST", f"/toolbox/{sandbox.id}/{path}", body)
+    assert (status, answer["statusCode"], answer["source"]) == (400, 400, "DAYTONA_DAEMON")
+
+
 def test_a_route_we_do_not_have_says_so(server: Server, sandbox: Any) -> None:
     assert call(server, "GET", "/api/snapshots")[0] == 501
     assert call(server, "GET", f"/toolbox/{sandbox.id}/lsp/symbols")[0] == 404

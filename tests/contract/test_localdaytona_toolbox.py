@@ -160,9 +160,9 @@ def with_sandbox(server: Server, work: Any) -> None:
 def test_a_terminal_outlives_its_client(server: Server) -> None:
     async def work(sandbox: AsyncSandbox) -> None:
         first, second = Screen(), Screen()
-        pty = await sandbox.process.create_pty_session("t", first, envs={"GREETING": "hel lo"})
-        await pty.send_input("X=41; echo =$GREETING=; tty\n")
-        await first.shows(b"=hel lo=")
+        pty = await sandbox.process.create_pty_session("t", first, envs={"GREETING": "hel lo", "LONG": "x" * 20_000})
+        await pty.send_input("X=41; echo =$GREETING=${#LONG}=; tty\n")
+        await first.shows(b"=hel lo=20000=")
         await first.shows(b"/dev/pts/")
         await pty.disconnect()
         again = await sandbox.process.connect_pty_session("t", second)
