@@ -37,7 +37,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: list[str]) -> int:
-    """Run the server until it is told to stop: 0 after that, 1 if it failed meanwhile, 2 when it cannot start."""
+    """Run the server until it is told to stop: 0 after that, 1 if it failed meanwhile, 2 when it cannot start,
+    130 when interrupted before it was ready.
+    """
     ready_fd = sys.stdout.fileno()
     try:
         given = _parser().parse_args(argv)
@@ -45,6 +47,8 @@ def main(argv: list[str]) -> int:
         if not _run(_options(given), ready_fd):
             print("localdaytona: the fork server ended, and all sandboxes with it; start again", file=sys.stderr)
             return 1
+    except KeyboardInterrupt:  # before the server itself listens for it
+        return 130
     except _Refused as refused:
         problem = {"error": {"code": refused.code, "text": refused.text, "hint": refused.hint}}
         _tell(ready_fd, problem)
