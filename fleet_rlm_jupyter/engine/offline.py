@@ -213,6 +213,8 @@ def not_understood(why: Abstention, profile: Profile) -> str:
     lines += [f"- {recipe.name}: {recipe.description}. E.g. {recipe.example}" for recipe in fitting]
     if profile["fields"]:
         lines.append("Fields: " + ", ".join(list(profile["fields"])[:30]) + ".")
+    if "log" in profile["kinds"] or "kv" in profile["kinds"]:
+        lines.append("The words of a log line are fields too: word1, word2, …")
     return "\n".join(lines)
 
 

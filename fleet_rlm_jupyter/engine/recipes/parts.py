@@ -18,10 +18,12 @@ class Replies(NamedTuple):
 
 
 def chosen(pieces: list[Piece], reads: str, unit: str) -> list[Piece]:
-    """The files a recipe reads: Python files, or record files, or (for lines) all."""
+    """The files a recipe reads: Python files, or record files, or all as plain text when lines are counted."""
     if reads == "python":
         return [piece for piece in pieces if piece.kind == "python"]
-    return [piece for piece in pieces if piece.kind in RECORD_KINDS or unit == "lines"]
+    if unit == "lines":
+        return [piece._replace(kind="text") for piece in pieces]
+    return [piece for piece in pieces if piece.kind in RECORD_KINDS]
 
 
 def cut(pieces: list[Piece], parts: int) -> list[dict[str, str]]:

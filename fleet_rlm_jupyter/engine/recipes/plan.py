@@ -162,9 +162,11 @@ def checked(plan: RecipePlan) -> RecipePlan:
         raise BadRequest(f"recipe {recipe.name} needs slot {', '.join(missing)}", f"for example: {recipe.example}")
     _check_ranking(plan)
     try:
-        parse_where(plan.slots.get("where", ""))
+        tests = parse_where(plan.slots.get("where", ""))
     except ValueError as err:
         raise BadRequest(str(err), "write conditions as in level=ERROR|FATAL and status>=500") from err
+    if plan.slots.get("unit") == "lines" and any(test.field not in ("line", "file") for test in tests):
+        raise BadRequest("lines have no fields", "use unit=records, or a condition on line, as in line~timeout")
     return plan
 
 

@@ -78,9 +78,9 @@ def _values(field: str, kind: str, header: str, excerpt: str) -> list[str]:
     if pairs:
         return [quoted or bare.rstrip(",;") for quoted, bare in pairs]
     if field == "level":
-        return re.findall(r"(?<!\w)[A-Za-z]{3,11}(?!\w)", excerpt[:120])
-    if field == "name":
-        return re.findall(r"(?<!\S)([\w.\-/@$]+?)(?:\[\d+\])?(?=:(?:\s|$)|\s+-\s)", excerpt)
+        return re.findall(r"(?<!\w)[A-Za-z]{1,11}(?!\w)", excerpt[:120])
+    if field == "prefix":
+        return re.findall(r"(?<![^\s:])([\w.\-/@$]+?)(?:\[\d+\])?(?=:|\s+-\s)", excerpt)
     if field.startswith("bracket"):
         return [text.strip() for text in re.findall(r"\[([^\[\]]*)\]", excerpt)]
     return excerpt.split() if field == "host" else []

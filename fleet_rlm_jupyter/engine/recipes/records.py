@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import json
 import re
@@ -19,9 +20,12 @@ TIME = re.compile(
     r"[\])]?[\s,;|-]+"
 )
 LEVELS = r"TRACE|DEBUG|INFO|NOTICE|WARN(?:ING)?|ERR(?:OR)?|SEVERE|CRIT(?:ICAL)?|FATAL|ALERT|EMERG|PANIC"
-LEVEL = re.compile(rf"[\[<(]?({LEVELS})[\]>)]?(?:[:|,-]?\s+|:?$)", re.IGNORECASE)
+LEVEL = re.compile(rf"[\[<(]?({LEVELS})[\]>)]?(?:\s*[:|,-]?\s+|:?$)", re.IGNORECASE)
+PLAIN_HEAD = re.compile(rf"({LEVELS}):([\w.\-]+):")
 BRACKET = re.compile(r"\[([^\[\]]{1,80})\]:?\s*[-|]?\s*")
-NAME = re.compile(r"([A-Za-z_][\w.\-/@$]*)(?:\[\d+\])?(?::\s+|:$|\s+-\s+)")
+NAME = re.compile(r"([A-Za-z_][\w.\-/@$]*)(?:\[\d+\])?(?::\s+|:$|\s+[-|]\s+)")
+
+PYTHON_LINE = re.compile(r"^(?:import \w|from [\w.]+ import |(?:async )?def \w+\(|class \w+[(:])", re.MULTILINE)
 
 
 class Piece(NamedTuple):
@@ -107,8 +111,22 @@ def flat(value: dict[str, object], prefix: str) -> dict[str, str]:
 
 
 def read_log_line(raw: str) -> dict[str, str]:
-    """key=value pairs, and from the head of the line: level, name (as in "name: …"), bracket1, bracket2, host."""
+    """key=value pairs, and from the head of the line: level, prefix (as in "prefix: …"), bracket1, bracket2, host."""
     fields: dict[str, str] = {}
+    if plain := PLAIN_HEAD.match(raw):
+        fields.update(level=plain[1], prefix=plain[2])
+    else:
+        read_head(raw, fields)
+    if "=" in raw:
+        # The first of a name counts: later ones, and those after a head that says it, are in messages.
+        for key, value in PAIR.findall(raw):
+            if key not in fields:
+                fields[key] = unquoted(value)
+    return fields
+
+
+def read_head(raw: str, fields: dict[str, str]) -> None:
+    """What stands before the message: time, then in any order a level, square brackets and one prefix."""
     time = TIME.match(raw)
     at = time.end() if time else len(raw) - len(raw.lstrip())
     if time and time["syslog"]:
@@ -116,27 +134,25 @@ def read_log_line(raw: str) -> dict[str, str]:
         fields["host"] = host
         at += len(host) + 1
     brackets = 0
-    for _ in range(5):
+    for _ in range(6):
         level = LEVEL.match(raw, at) if "level" not in fields else None
         if level and (time or level[1].isupper() or raw[at] in "[<("):
             fields["level"] = level[1]
             at = level.end()
-        elif bracket := BRACKET.match(raw, at):
+            continue
+        if "prefix" in fields:
+            return
+        if bracket := BRACKET.match(raw, at):
             if not bracket[1].strip().isdigit():
                 brackets += 1
                 fields[f"bracket{brackets}"] = bracket[1].strip()
             at = bracket.end()
-        else:
-            name = NAME.match(raw, at) if time or "level" in fields else None
-            if name:
-                fields["name"] = name[1]
-            break
-    if "=" in raw:
-        # The first of a name counts: later ones, and those after a head that says it, are in messages.
-        for key, value in PAIR.findall(raw):
-            if key not in fields:
-                fields[key] = unquoted(value)
-    return fields
+            continue
+        name = NAME.match(raw, at) if time or "level" in fields else None
+        if name is None:
+            return
+        fields["prefix"] = name[1]
+        at = name.end()
 
 
 def unquoted(value: str) -> str:
@@ -261,12 +277,18 @@ def kind_of(path: str, text: str) -> str:
     heads = sum(bool(TIME.match(line)) or "level" in read_log_line(line) for line in lines)
     if heads >= 0.6 * len(lines):
         return "log"
-    starts = sum(line.startswith(("import ", "from ", "def ", "class ", "@")) for line in lines)
-    return (
-        "python"
-        if not path and starts >= 2 and not any("=" in line and line.endswith(";") for line in lines)
-        else "text"
-    )
+    return "python" if not path and is_python(text) else "text"
+
+
+def is_python(text: str) -> bool:
+    """Whether a text without a name is a Python file: it imports or defines something, and it parses."""
+    if len(text) > 5_000_000 or not PYTHON_LINE.search(text):
+        return False
+    try:
+        ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return True
 
 
 def csv_kind(text: str) -> str:

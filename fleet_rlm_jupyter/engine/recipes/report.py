@@ -11,6 +11,11 @@ from fleet_rlm_jupyter.engine.recipes.records import DELIMITERS, Line, Piece, li
 from fleet_rlm_jupyter.engine.recipes.tally import Tally, as_lines, order_of, wanted
 
 SHOWN_LINES = 20
+HEADS = {
+    "bracket1": "bracket1 is what stands in the first square brackets of a log line.",
+    "bracket2": "bracket2 is what stands in the second square brackets of a log line.",
+    "prefix": "prefix is the name that a colon or dash sets off at the head of a log line.",
+}
 CHECK = "Does this excerpt by itself show what is claimed? Answer yes or no.\n"
 
 
@@ -105,7 +110,7 @@ def said_ranking(slots: dict[str, str], done: Tally) -> tuple[list[str], list[Li
 
 def said_rest(slots: dict[str, str], done: Tally) -> list[str]:
     """What a reader must know to trust the figure: other spellings, missing fields, unreadable records."""
-    sentences: list[str] = []
+    sentences = [HEADS[name] for name in (slots.get("field", ""), *done["others"]) if name in HEADS]
     for name, seen in done["others"].items():
         shown = "; ".join(f"{value or '(empty)'} {n:,}" for value, n in Counter(seen).most_common(12))
         sentences.append(f"All values of {name}: {shown}." if shown else f"No record has a field {name}.")

@@ -42,12 +42,12 @@ class Tally(TypedDict):
 def tally(pieces: list[Piece], slots: dict[str, str]) -> Tally:
     """Read every record once and count what the slots ask for."""
     done = empty_tally()
-    done["files"] = len(pieces)
+    done["files"] = sum(piece.first_line == 1 for piece in pieces)
     tests = parse_where(slots.get("where", ""))
     field, by = slots.get("field", ""), slots.get("by", "")
     others: dict[str, Counter[str]] = {test.field: Counter() for test in tests if test.operator == "="}
     counts: Counter[str] = Counter()
-    for piece in pieces:
+    for piece in sorted(pieces, key=lambda piece: (piece.path, piece.first_line)):
         for row in rows_or_lines(piece, slots.get("unit", "records")):
             if row.fields is None:
                 done["unread"] += 1
@@ -59,6 +59,8 @@ def tally(pieces: list[Piece], slots: dict[str, str]) -> Tally:
                 if value is not None and (value in seen or len(seen) <= KEPT_VALUES):
                     seen[value] += 1
             if not all(holds(test, value_of(row, test.field, piece.path)) for test in tests):
+                if slots.get("order") == "fewest" and (value := value_of(row, field, piece.path)) is not None:
+                    counts[value] += 0  # fewest can be none at all
                 continue
             done["matched"] += 1
             value = value_of(row, field, piece.path) if field else ""
@@ -154,7 +156,8 @@ def merge_tallies(parts: list[Tally], slots: dict[str, str]) -> Tally:
         whole["absent"] += part["absent"]
         whole["not_numbers"] += part["not_numbers"]
         whole["first_unread"] = sorted(as_lines(whole["first_unread"] + part["first_unread"]))[:1]
-        counts.update(part["counts"])
+        for value, n in part["counts"].items():
+            counts[value] += n
         whole["ranked"].extend(part["ranked"])
         for value, lines in part["lines"].items():
             whole["lines"].setdefault(value, []).extend(as_lines(lines))

@@ -128,14 +128,14 @@ def _extreme(parts: Parts, profile: Profile) -> dict[str, str]:
     }
 
 
-_CONDITION = "(?:Fh?o[VNQE]|Fh?t?Q|Fh?[VNE]|[VE]F?|tQ|Q)"
-_REST = f"(?:a?h?(?:{_CONDITION}|n))*"
-_SOME = f"(?:a?h?(?:{_CONDITION}|n))+"
+_CONDITION = "(?:Fh?o[VNQE]|Fh?t?Q|Fh?[VNE]|[VE](?:F(?!h?[otVNQE]))?|tQ|Q)"
+_REST = f"(?:[au]?h?(?:{_CONDITION}|n))*"
+_SOME = f"(?:[au]?h?(?:{_CONDITION}|n))+"
 _TEMPLATES: tuple[tuple[re.Pattern[str], Callable[[Parts, Profile], dict[str, str]]], ...] = tuple(
     (re.compile(pattern + r"\Z"), build)
     for pattern, build in (
         (rf"c?n?p?(?P<distinct>d)(?P<field>F)(?P<rest>{_REST})h?", _distinct),
-        (rf"c(?P<field>F)(?P<rest>(?:a?h?{_CONDITION})*)h?", _distinct),
+        (rf"c(?P<field>F)(?P<rest>(?:[au]?h?{_CONDITION})*)h?", _distinct),
         (rf"c?(?P<rest>{_REST})p(?P<field>F)h?(?P<more>{_REST})", _group),
         (rf"p(?P<field>F)c?(?P<rest>{_REST})h?", _group),
         (rf"(?:b|bc?n?p)(?P<field>F)(?P<rest>{_REST})", _group),
@@ -151,16 +151,28 @@ _TEMPLATES: tuple[tuple[re.Pattern[str], Callable[[Parts, Profile], dict[str, st
         (rf"[cr](?P<rest>{_SOME})h?", _count),
     )
 )
-_ONE = re.compile(rf"(?P<one>{_CONDITION})|[ahn]")
+_ONE = re.compile(rf"(?P<one>{_CONDITION})|[auhn]")
 
 
 def _conditions(tokens: list[Token]) -> list[Condition]:
-    """What the records must meet, in the order of the question."""
+    """What the records must meet, in the order of the question. "errors and warnings" are the records of both."""
     symbols = "".join(token.symbol[0] for token in tokens)
     tests: list[Condition] = []
+    joint = ""
     for found in _ONE.finditer(symbols):
-        if found["one"]:
-            tests.append(_condition(tokens[found.start() : found.end()]))
+        if not found["one"]:
+            joint = found[0] if found[0] in "au" else joint
+            continue
+        words = tokens[found.start() : found.end()]
+        test = _condition(words)
+        is_alternative = bool(joint) and bool(tests) and words[0].symbol in "VE" and test[:2] == tests[-1][:2]
+        if is_alternative and test.operator == "=":
+            tests[-1] = tests[-1]._replace(values=tests[-1].values + test.values)
+        elif joint == "u" or any(test.field == old.field and "=" == test.operator == old.operator for old in tests):
+            raise _Unclear(f"it is not clear how {words[-1].text!r} goes with what stands before it")
+        else:
+            tests.append(test)
+        joint = ""
     return tests
 
 

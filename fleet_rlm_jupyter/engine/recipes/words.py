@@ -106,6 +106,7 @@ _PHRASES: dict[str, str] = {
     "under": "o<",
     "below": "o<",
     "and": "a",
+    "or": "u",
     **dict.fromkeys(("have", "has", "had", "having", "log", "logs", "logged", "produce", "produces", "produced"), "h"),
     **dict.fromkeys(("appears", "appear", "occurs", "occur", "report", "reports", "reported"), "h"),
     **dict.fromkeys(("line", "lines", "record", "records", "row", "rows", "entry", "entries"), "n"),
@@ -174,7 +175,7 @@ class Token(NamedTuple):
 
     Symbols: c count, r share, d distinct, m most, l fewest, f most frequent, g least frequent, x highest, y lowest,
     k top, p per, b breakdown, t contains, o operator, a and, h verb, n record, F field, V value, E level word,
-    N number, Q quotation, ? unknown.
+    u or, N number, Q quotation, ? unknown.
     """
 
     symbol: str
@@ -265,7 +266,7 @@ def fields_named(phrase: str, profile: Profile) -> tuple[str, ...]:
     is_source = low in SOURCES or low.removesuffix("s") in SOURCES
     if is_source and _has_heads(profile) and not any(_is_usual(name, profile) for name in names):
         # A log line names its source without saying so; a pair that few lines have may be part of messages.
-        names += [name for name in ("name", "bracket1", "bracket2") if _is_usual(name, profile) and name not in names]
+        names += [name for name in ("prefix", "bracket1", "bracket2") if _is_usual(name, profile) and name not in names]
     return tuple(names)
 
 

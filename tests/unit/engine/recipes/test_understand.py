@@ -1,0 +1,228 @@
+"""From questions to recipes, and the questions that no recipe answers."""
+
+import pytest
+from generate import KINDS, make
+
+from fleet_rlm_jupyter.engine.recipes.plan import RecipePlan
+from fleet_rlm_jupyter.engine.recipes.profile import profile
+from fleet_rlm_jupyter.engine.recipes.understand import Abstention, understand
+
+TEXTS = {kind: make(kind, 30_000, seed=1).text for kind in KINDS}
+EXCEPTIONS = "Which modules define a class that subclasses Exception, and how many such classes are there?"
+PYTHON = {"a.py": "class A(Exception): pass\n", "b.py": ""}
+
+
+def planned(question, context):
+    shown = profile(context, question)
+    plan = understand(shown["question"], shown)
+    return (plan.recipe, dict(plan.slots)) if isinstance(plan, RecipePlan) else plan
+
+
+MOST_ERRORS = {"field": "service", "order": "most", "k": "1", "where": "level=ERROR"}
+UNDERSTOOD = {
+    "Which service has the most errors?": ("top_k", MOST_ERRORS),
+    "which service logged the most error records": ("top_k", MOST_ERRORS),
+    "Which services have the most errors?": ("top_k", MOST_ERRORS),
+    "Which service has the fewest errors?": ("top_k", {**MOST_ERRORS, "order": "fewest"}),
+    "Which service has the most errors and warnings?": ("top_k", {**MOST_ERRORS, "where": "level=ERROR|WARN"}),
+    "Top 3 services by number of errors": ("top_k", {**MOST_ERRORS, "k": "3"}),
+    "Which service has the most errors with status 500?": (
+        "top_k",
+        {**MOST_ERRORS, "where": "level=ERROR and status=500"},
+    ),
+    "What is the most common level?": ("top_k", {"field": "level", "order": "most", "k": "1"}),
+    "Which status is rarest?": ("top_k", {"field": "status", "order": "fewest", "k": "1"}),
+    "How many errors are there?": ("count", {"where": "level=ERROR"}),
+    "How many errors does the auth service have?": ("count", {"where": "level=ERROR and service=auth"}),
+    "How many errors in auth and billing?": ("count", {"where": "level=ERROR and service=auth|billing"}),
+    "How many records have status >= 404?": ("count", {"where": "status>=404"}),
+    "How many records have latency_ms over 1,000?": ("count", {"where": "latency_ms>1000"}),
+    "What percentage of records are warnings?": ("count", {"where": "level=WARN"}),
+    'How many records where service is "nobody"?': ("count", {"where": "service=nobody"}),
+    "how many records where service is not auth": ("count", {"where": "service!=auth"}),
+    'How many lines contain "timed out"?': ("count", {"where": 'line~"timed out"', "unit": "lines"}),
+    "How many lines are there?": ("count", {"unit": "lines"}),
+    "How many records are there in this file?": ("count", {}),
+    "How many errors per service?": ("group_by", {"field": "service", "where": "level=ERROR"}),
+    "Count the records by level": ("group_by", {"field": "level"}),
+    "distribution of status": ("group_by", {"field": "status"}),
+    "How many different services are there?": ("group_by", {"field": "service"}),
+    "How many services are there?": ("group_by", {"field": "service"}),
+    "Which service has the highest latency_ms?": (
+        "top_k",
+        {"order": "highest", "by": "latency_ms", "field": "service", "k": "1"},
+    ),
+    "top 5 records by latency ms": ("top_k", {"order": "highest", "by": "latency_ms", "k": "5"}),
+}
+ABSTAINED = """
+total revenue
+Summarize the log.
+Why does billing fail?
+Which service is the slowest?
+What is the average latency_ms per service?
+What is the median latency_ms?
+sum of latency_ms
+How many latency_ms?
+Which service has the most errors after 10:00?
+How many errors not from billing?
+How many errors except in auth?
+How many errors are not errors?
+How many users logged in?
+Which user has the most errors?
+What happened yesterday?
+Is auth healthy?
+Which service has the most errors per minute?
+What does ERROR mean?
+Who is responsible for the errors?
+List all errors
+How many errors per service per level?
+Which service has the highest error rate?
+Which service caused the most damage?
+How many errors happened before billing failed?
+Which two services have the most errors?
+How many records have status ERROR?
+How many records have level over auth?
+How many records have level ERROR and level INFO?
+How many records have status 500 or service auth?
+Which service has the highest level?
+How many 5xx errors?
+Translate the log to French
+the
+?
+""".strip().split("\n")
+
+
+@pytest.mark.parametrize("question", UNDERSTOOD)
+@pytest.mark.parametrize("kind", ["kv", "csv", "jsonl"])
+def test_a_question_that_is_covered_word_by_word_becomes_a_recipe(kind, question):
+    assert planned(question, TEXTS[kind]) == UNDERSTOOD[question]
+
+
+@pytest.mark.parametrize("question", ABSTAINED)
+@pytest.mark.parametrize("kind", KINDS)
+def test_anything_else_is_not_guessed_at(kind, question):
+    assert isinstance(planned(question, TEXTS[kind]), Abstention)
+
+
+def test_the_service_of_a_plain_log_is_the_one_name_at_the_head_of_its_lines():
+    assert planned("Which service has the most errors?", TEXTS["log"]) == (
+        "top_k",
+        {**MOST_ERRORS, "field": "bracket1"},
+    )
+    two = "2026-11-01 10:00:00 [main] ERROR com.acme.Pay - x\n" * 9
+    why = planned("Which service has the most errors?", two)
+    assert isinstance(why, Abstention)
+    assert why.tries == ("field=prefix", "field=bracket1")
+    none = planned("Which service has the most errors?", "2026-11-01 10:00:00 ERROR pay timed out\n" * 9)
+    assert isinstance(none, Abstention)
+    assert "'service'" in none.reason
+
+
+def test_a_pair_in_a_few_messages_does_not_hide_the_name_at_the_head():
+    text = "2026-11-01 10:00:00 ERROR [pay] x\n" * 9 + "2026-11-01 10:00:00 ERROR [pay] x service=auth\n"
+    why = planned("Which service has the most errors?", text)
+    assert isinstance(why, Abstention)
+    assert why.tries == ("field=service", "field=bracket1")
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ("level=ERROR status=error service=a\n", "where=level=ERROR"),
+        ("level=ERROR service_id=a service_name=b\n", "field=service_id"),
+        ("level=ERROR service=a error=yes\n", "field=error"),
+        ("level=INFO service=error kind=error\n", "where=service=error"),
+    ],
+)
+def test_two_candidates_are_both_named_as_slots(rows, says):
+    why = planned("Which service has the most errors?", rows * 5)
+    assert isinstance(why, Abstention)
+    assert says in why.tries or any(says in one for one in why.tries)
+    assert len(why.tries) >= 1
+
+
+def test_names_differ_in_case_plural_and_separators():
+    rows = "serviceName=a severity=E httpStatus=200\nserviceName=b severity=I httpStatus=500\n" * 5
+    assert planned("Which service has the most errors?", rows) == (
+        "top_k",
+        {"field": "serviceName", "order": "most", "k": "1", "where": "severity=E"},
+    )
+    assert planned("Count records by http status", rows) == ("group_by", {"field": "httpStatus"})
+    assert planned("Count records per service name", rows) == ("group_by", {"field": "serviceName"})
+
+
+def test_a_level_that_no_record_has_is_counted_and_not_invented():
+    assert planned("How many errors are there?", "level=INFO a=1\n" * 5) == ("count", {"where": "level=error"})
+
+
+def test_a_rare_value_far_from_every_sample_is_found():
+    text = "level=INFO service=a\n" * 200_000
+    at = len(text) // 21 * 10 // 21 * 21
+    text = text[:at] + "level=INFO service=zebra\n" + text[at:]
+    assert planned("How many records for zebra?", text) == ("count", {"where": "service=zebra"})
+
+
+def test_files_of_a_folder_can_be_grouped():
+    folder = {"a.log": TEXTS["kv"], "b.log": TEXTS["kv"]}
+    assert planned("Which file has the most errors?", folder) == ("top_k", {**MOST_ERRORS, "field": "file"})
+    assert isinstance(planned("Which file has the most errors?", TEXTS["kv"]), Abstention)
+
+
+PYTHON_QUESTIONS = {
+    EXCEPTIONS: ("subclasses", {"base": "Exception"}),
+    "Which modules define a class that subclasses Exception?": ("subclasses", {"base": "Exception"}),
+    "Which classes subclass socketserver.BaseServer?": ("subclasses", {"base": "socketserver.BaseServer"}),
+    "What classes inherit from `Thread` in the standard library?": ("subclasses", {"base": "Thread"}),
+    "List all subclasses of OSError": ("subclasses", {"base": "OSError"}),
+    "How many subclasses of OSError are there?": ("subclasses", {"base": "OSError"}),
+    "How many classes directly subclass Exception?": ("subclasses", {"base": "Exception"}),
+    "Which classes transitively subclass Exception?": ("subclasses", {"base": "Exception", "transitive": "yes"}),
+    "Where is OrderedDict defined?": ("definitions", {"name": "OrderedDict"}),
+    "Where is the class OrderedDict defined?": ("definitions", {"name": "OrderedDict", "kind": "class"}),
+    "Which module defines function urlopen?": ("definitions", {"name": "urlopen", "kind": "function"}),
+    "Find the definition of json.loads": ("definitions", {"name": "json.loads"}),
+}
+NOT_PYTHON = """
+Which modules do not define a class that subclasses Exception?
+Which modules define a class that subclasses Exception without a docstring?
+Which class does OrderedDict subclass?
+Which classes subclass nothing?  And why?
+Which modules define the most classes that subclass Exception?
+Does ValueError subclass Exception?
+Which modules import asyncio?
+How many functions are there?
+Explain OrderedDict
+Which modules define a class that subclasses Exception or OSError?
+Which classes that subclass Exception are used?
+Where is it defined?
+""".strip().split("\n")
+
+
+@pytest.mark.parametrize("question", PYTHON_QUESTIONS)
+def test_questions_about_python(question):
+    assert planned(question, PYTHON) == PYTHON_QUESTIONS[question]
+
+
+@pytest.mark.parametrize("question", NOT_PYTHON)
+def test_other_questions_about_python_are_not_guessed_at(question):
+    assert isinstance(planned(question, PYTHON), Abstention)
+
+
+def test_a_recipe_needs_data_that_it_reads():
+    assert planned(EXCEPTIONS, TEXTS["kv"]) == Abstention("the context has no Python files")
+    why = planned("[recipe group_by field=a] x", "Some prose.")
+    assert isinstance(why, Abstention)
+    assert "no records" in why.reason
+
+
+def test_a_named_recipe_is_taken_at_its_word():
+    assert planned("[recipe group_by field=level] Why?", TEXTS["kv"]) == ("group_by", {"field": "level"})
+    why = planned("[recipe group_by feld=level] Why?", TEXTS["kv"])
+    assert isinstance(why, Abstention)
+    assert "no slot 'feld'" in why.reason
+
+
+def test_a_question_too_long_to_be_seen_whole_is_not_answered():
+    assert planned("How many errors are there?" + " " * 5000 + "x", TEXTS["kv"]) == Abstention(
+        "the question is too long"
+    )
