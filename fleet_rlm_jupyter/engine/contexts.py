@@ -122,6 +122,8 @@ def _read(path: Path) -> str:
         raise _NotText(f"{path} cannot be read: {err.strerror}", "check its permissions") from err
     if b"\0" in raw[:8192]:
         raise _NotText(f"{path} is a binary file", "convert it to text first")
+    if b"\r" in raw:
+        raw = raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n")  # as Python reads text files
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError:

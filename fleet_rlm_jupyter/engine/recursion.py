@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextvars
+import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from fleet_rlm_jupyter.engine.models import Models
 from fleet_rlm_jupyter.engine.recorder import Emit, Recorder
 
 _T = TypeVar("_T")
+
+_RLM_LOG = logging.getLogger("dspy.predict.rlm")
 
 _DEPTH: contextvars.ContextVar[int] = contextvars.ContextVar("fleet_depth", default=0)
 _SANDBOX: contextvars.ContextVar[str] = contextvars.ContextVar("fleet_sandbox", default="")
@@ -55,6 +58,7 @@ class Recursion:
         self.planner = self._meter.metered(site.models.planner, sub=False)
         self.sub = self._meter.metered(site.models.sub, sub=True)
         self.factory = _Factory(self)
+        _RLM_LOG.addFilter(_is_news)
 
     def rlm(self) -> dspy.Module:
         """An RLM for `context, question` whose answer has the fields of this run's kind of model."""
@@ -135,6 +139,11 @@ class Recursion:
             return f"[ERROR] {type(err).__name__}: {err}"
         text = reply[0]
         return text if isinstance(text, str) else str(text.get("text"))
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """DSPy warns at each RLM that its facade is off; that is a decision here, and the trace tells the rest."""
+    return "sub-agents are unavailable" not in record.msg and "reached max iterations" not in record.msg
 
 
 class _Factory:

@@ -1,7 +1,7 @@
 """What crosses between host and sandbox: frames on a byte stream, and values as JSON.
 
-Used by both sides (uploaded beside `guest.py`), so it needs the standard library only. A frame is 0x1e, eight hex digits
-of length, UTF-8 JSON. What comes from the other side is data: it is never unpickled and never evaluated.
+Used by both sides (uploaded beside `guest.py`), so it needs the standard library only. A frame is 0x1e, eight hex
+digits of length, UTF-8 JSON. What comes from the other side is data: it is never unpickled and never evaluated.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import decimal
+import enum
 import json
 import math
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 PROTOCOL = 1
 MARK = b"\x1e"
@@ -110,15 +111,6 @@ def pack(value: Any) -> Any:
 
 
 def _pack_other(value: Any) -> Any:
-    if hasattr(value, "_asdict"):
-        return pack(dict(value._asdict()))
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: pack(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if hasattr(value, "model_dump"):
-        return pack(value.model_dump())
-    for kind in (tuple, set, frozenset):
-        if isinstance(value, kind):
-            return {TAG: [kind.__name__, [pack(item) for item in value]]}
     if isinstance(value, bytes | bytearray | memoryview):
         return {TAG: ["bytes", bytes(value).hex()]}
     if isinstance(value, datetime.timedelta):
@@ -127,15 +119,30 @@ def _pack_other(value: Any) -> Any:
         return {TAG: [type(value).__name__, value.isoformat()]}
     if isinstance(value, decimal.Decimal):
         return {TAG: ["Decimal", str(value)]}
-    for kind in (str, bool, int, float, list, dict):
-        if isinstance(value, kind):
-            return pack(kind(value))
-    if hasattr(value, "value") and hasattr(type(value), "__members__"):
-        return pack(value.value)
+    if hasattr(value, "_asdict"):
+        return pack(dict(value._asdict()))
+    for collection in (tuple, set, frozenset):
+        if isinstance(value, collection):
+            return {TAG: [collection.__name__, [pack(item) for item in value]]}
+    return pack(_as_plain(value))
+
+
+def _as_plain(value: Any) -> Any:
+    """The nearest plain value of an object that JSON does not know; one way only."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, enum.Enum):
+        return value.value
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    if hasattr(value, "tolist"):
-        return pack(value.tolist())
+    for name in ("model_dump", "tolist"):
+        convert = getattr(value, name, None)
+        if callable(convert) and not isinstance(value, type):
+            return convert()
+    for kind in (str, bool, int, float, list, dict):
+        if isinstance(value, kind):
+            convert = cast(Callable[[Any], Any], kind)
+            return convert(value)
     raise TypeError(f"a {type(value).__name__} cannot travel between host and sandbox; send its parts")
 
 

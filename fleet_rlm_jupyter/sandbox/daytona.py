@@ -1,7 +1,7 @@
 """Sandboxes through the real Daytona SDK: in Daytona's cloud when it is configured, else on the local server.
 
-The one module that speaks async: the SDK lives on a loop thread of its own, everything else calls into it. The SDK costs
-seconds to import, so that happens on a thread too, as soon as sandboxes may be needed.
+The one module that speaks async: the SDK lives on a loop thread of its own, everything else calls into it. The SDK
+costs seconds to import, so that happens on a thread too, as soon as sandboxes may be needed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import random
 import secrets
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from pathlib import Path
 from typing import Any, TypeVar
@@ -101,10 +101,12 @@ class DaytonaSandboxes:
 
     def call(self, work: Coroutine[Any, Any, _T], seconds: float) -> _T:
         """Await `work` on the SDK's loop, from any other thread. Raises our errors for the SDK's."""
-        loop = self._running_loop()
+        loop = self.running_loop()
         future = asyncio.run_coroutine_threadsafe(asyncio.wait_for(work, seconds), loop)
         try:
             return future.result()
+        except CancelledError:
+            raise SandboxUnavailable("the sandboxes were closed meanwhile", "make a new Workbench") from None
         except (_sdk().DaytonaError, TimeoutError, OSError) as err:
             raise translated(err) from err
 
@@ -120,7 +122,7 @@ class DaytonaSandboxes:
 
     def _machine(self, role: Role) -> _Machine:
         machine = self._take_warm() or self._create()
-        self._running_loop().call_soon_threadsafe(machine.label, self._labels(role))
+        self.running_loop().call_soon_threadsafe(machine.label, self._labels(role))
         return machine
 
     def _take_warm(self) -> _Machine | None:
@@ -202,7 +204,8 @@ class DaytonaSandboxes:
                 self._server = local.start(self._settings.sandbox, trusted_code=self._trusted_code)
             return self._server
 
-    def _running_loop(self) -> asyncio.AbstractEventLoop:
+    def running_loop(self) -> asyncio.AbstractEventLoop:
+        """The SDK's loop, on its own thread."""
         with self._lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
@@ -210,13 +213,11 @@ class DaytonaSandboxes:
             return self._loop
 
     def _stop_loop(self) -> None:
-        loop, client = self._loop, self._client
-        if loop is None:
+        if self._loop is None:
             return
-        if client is not None:
-            with contextlib.suppress(FutureTimeoutError, _sdk().DaytonaError, OSError):
-                asyncio.run_coroutine_threadsafe(client.close(), loop).result(5)
-        loop.call_soon_threadsafe(loop.stop)
+        with contextlib.suppress(FutureTimeoutError):
+            asyncio.run_coroutine_threadsafe(_wound_up(self._client), self._loop).result(5)
+        self._loop.call_soon_threadsafe(self._loop.stop)
 
     def _refuse_if_closed(self) -> None:
         if self._is_closed:
@@ -230,7 +231,6 @@ class _Machine:
         self._owner = owner
         self.sandbox = sandbox
         self.sandbox_id: str = sandbox.id
-        self.machine = self
         self.link = KernelLink(self)
         self.home = ""
         self._handle: Any = None
@@ -242,7 +242,7 @@ class _Machine:
     # --- Machine: from any thread ----------------------------------------------------------------------------------
 
     def send(self, data: bytes) -> None:
-        self._owner._running_loop().call_soon_threadsafe(self._to_send.put_nowait, data)
+        self._owner.running_loop().call_soon_threadsafe(self._to_send.put_nowait, data)
 
     def signal(self, pid: int, number: int) -> None:
         with contextlib.suppress(SandboxError):
@@ -286,7 +286,8 @@ class _Machine:
             return
         self._is_open = False
         self.link.close()
-        loop = self._owner._running_loop()
+        self.link.lost("it was closed")
+        loop = self._owner.running_loop()
         loop.call_soon_threadsafe(self._cancel_tasks)
         self._owner.forget(self)
 
@@ -386,6 +387,17 @@ def _ended(exit_code: int) -> str:
 def _guest_files() -> list[tuple[str, bytes]]:
     folder = Path(__file__).parent
     return [("__init__.py", b""), *((name, (folder / name).read_bytes()) for name in _GUEST)]
+
+
+async def _wound_up(client: Any) -> None:
+    """Cancel whatever else is on this loop, so that nobody waits for it, and close the client."""
+    others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+    if client is not None:
+        with contextlib.suppress(_sdk().DaytonaError, OSError):
+            await client.close()
 
 
 async def _made(make: Callable[[], _T]) -> _T:

@@ -323,7 +323,7 @@ class Guest:
             os.close(writing)
             self._pumps.append(Pump(self._output, name, reading, fd).settle)
             setattr(sys, name, Stream(self._output, name, fd))
-        sys.stdin = open(os.devnull, encoding="utf-8")
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115 - stays open
 
 
 if __name__ == "__main__":

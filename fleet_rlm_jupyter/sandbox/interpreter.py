@@ -26,11 +26,10 @@ _RESERVED = {"SUBMIT", "__builtins__"}
 _PLAIN = (str, bytes, int, float, bool, type(None), list, dict, tuple, set)
 
 
-class Opened(Protocol):
+class Opened(Machine, Protocol):
     """A started sandbox with its guest; `close` gives it back, twice is harmless."""
 
     sandbox_id: str
-    machine: Machine
     link: KernelLink
 
     def close(self) -> None: ...
@@ -66,7 +65,7 @@ class SandboxInterpreter:
             self._refuse_if_over()
             if self._opened is None:
                 self._opened = self._opening()
-                self._inputs = Inputs(self._opened.machine)
+                self._inputs = Inputs(self._opened)
 
     @with_callbacks
     def execute(self, code: str, variables: dict[str, Any] | None = None) -> Any:

@@ -142,7 +142,7 @@ class KernelLink:
         return frame
 
     def run(self, cell: Cell, call_tool: CallTool, on_output: OnOutput | None) -> Done:
-        """Run `cell` to its end. Calls run in copies of this thread's context. Raises SandboxLost when it must be killed.
+        """Run `cell` to its end; calls run in copies of this thread's context. Raises SandboxLost if it must be killed.
 
         A BaseException of a tool that is no Exception ends the cell and comes out of here.
         """

@@ -8,6 +8,7 @@ import select
 import subprocess
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 from fleet_rlm_jupyter.domain.errors import BadSettings, SandboxUnavailable
 from fleet_rlm_jupyter.domain.ports import Isolation
@@ -18,7 +19,7 @@ START_SECONDS = 30
 
 @dataclass(slots=True)
 class LocalServer:
-    """A running server. `stop` ends it and every sandbox of it; so does the end of our process (its stdin is our pipe)."""
+    """A running server. `stop` ends it and its sandboxes; so does the end of our process (its stdin is our pipe)."""
 
     url: str
     key: str
@@ -68,7 +69,7 @@ def start(settings: SandboxSettings, *, trusted_code: bool) -> LocalServer:
     return LocalServer(said["url"], key, isolation, process)
 
 
-def _first_line(process: subprocess.Popen[str]) -> dict[str, dict[str, str]]:
+def _first_line(process: subprocess.Popen[str]) -> dict[str, Any]:
     assert process.stdout is not None
     ready, _, _ = select.select([process.stdout], [], [], START_SECONDS)
     line = process.stdout.readline() if ready else ""

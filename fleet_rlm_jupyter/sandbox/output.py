@@ -1,4 +1,4 @@
-"""What a cell prints, whoever prints it: Python, threads, subprocesses. Runs inside the sandbox; standard library only."""
+"""What a cell prints, whoever prints it: Python, threads, subprocesses. Runs in the sandbox; standard library only."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class Stream:
     def __init__(self, output: Output, name: str, fd: int) -> None:
         self._output, self._name, self._fd = output, name, fd
 
-    def write(self, text: str) -> int:
+    def write(self, text: Any) -> int:
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
         self._output.write(self._name, text)

@@ -64,6 +64,11 @@ def test_old_encodings_are_read(tmp_path: Path):
     assert read_context([tmp_path / "a.txt"], LIMITS).value == "Größe: 3 m"
 
 
+def test_lines_end_as_python_reads_them(tmp_path: Path):
+    (tmp_path / "a.txt").write_bytes(b"one\r\ntwo\rthree\n")
+    assert read_context([tmp_path / "a.txt"], LIMITS).value == "one\ntwo\nthree\n"
+
+
 def test_links_are_not_followed_out_of_a_folder(tmp_path: Path):
     (tmp_path / "secret.txt").write_text("secret")
     folder = tmp_path / "folder"
