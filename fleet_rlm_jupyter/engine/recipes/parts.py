@@ -6,7 +6,7 @@ import csv
 import json
 from typing import NamedTuple
 
-from fleet_rlm_jupyter.engine.recipes.records import DELIMITERS, RECORD_KINDS, Piece, lines_of
+from fleet_rlm_jupyter.engine.recipes.records import DELIMITERS, RECORD_KINDS, Piece, csv_lines, lines_of
 
 
 class Replies(NamedTuple):
@@ -61,8 +61,7 @@ def record_ends(kind: str, lines: list[str]) -> tuple[int, set[int] | None]:
     """How many lines the header has, and after which lines a CSV record ends; None when every line is one."""
     if kind not in DELIMITERS:
         return 0, None
-    csv.field_size_limit(max(131072, sum(len(line) + 1 for line in lines)))
-    reader = csv.reader([line + "\n" for line in lines], delimiter=DELIMITERS[kind])
+    reader = csv.reader(csv_lines("\n".join(lines)), delimiter=DELIMITERS[kind])
     header, ends = 0, set[int]()
     for cells in reader:
         if cells and not header:

@@ -74,8 +74,7 @@ def lines_of(text: str) -> list[str]:
 
 def read_csv(piece: Piece) -> Iterator[Row]:
     """CSV rows by their header. A row with another number of cells is unreadable."""
-    lines = [line + "\n" for line in lines_of(piece.text)]
-    csv.field_size_limit(max(131072, len(piece.text)))
+    lines = csv_lines(piece.text)
     reader = csv.reader(lines, delimiter=DELIMITERS[piece.kind])
     header: list[str] = []
     start = 0
@@ -89,13 +88,19 @@ def read_csv(piece: Piece) -> Iterator[Row]:
         start = reader.line_num
 
 
+def csv_lines(text: str) -> list[str]:
+    """Lines that the csv module takes: it refuses a carriage return inside an unquoted cell and long cells."""
+    csv.field_size_limit(max(131072, len(text)))
+    return [line.replace("\r", " ") + "\n" for line in lines_of(text)]
+
+
 def read_json_line(raw: str) -> dict[str, str] | None:
     """The fields of a JSON object; those of nested objects as outer.inner; null and lists are left out."""
     try:
         value = json.loads(raw)
-    except ValueError:
+        return flat(value, "") if isinstance(value, dict) else None
+    except (ValueError, RecursionError):
         return None
-    return flat(value, "") if isinstance(value, dict) else None
 
 
 def flat(value: dict[str, object], prefix: str) -> dict[str, str]:
@@ -272,7 +277,7 @@ def kind_of(path: str, text: str) -> str:
         return "jsonl"
     if kind := csv_kind("\n".join(lines)):
         return kind
-    if sum(len(PAIR.findall(line)) >= 2 for line in lines) >= 0.6 * len(lines):
+    if sum(len(PAIR.findall(line)) >= 2 and line.lstrip()[0] != "<" for line in lines) >= 0.6 * len(lines):
         return "kv"
     heads = sum(bool(TIME.match(line)) or "level" in read_log_line(line) for line in lines)
     if heads >= 0.6 * len(lines):
@@ -294,7 +299,7 @@ def is_python(text: str) -> bool:
 def csv_kind(text: str) -> str:
     """Which CSV it is; "" when rows differ in length or the first row does not look like names."""
     for kind, delimiter in DELIMITERS.items():
-        rows = [row for row in csv.reader(text.split("\n"), delimiter=delimiter) if row]
+        rows = [row for row in csv.reader(csv_lines(text), delimiter=delimiter) if row]
         header = [cell.strip() for cell in rows[0]] if rows else []
         if len(rows) < 2 or len(header) < 2 or len(set(header)) < len(header):
             continue

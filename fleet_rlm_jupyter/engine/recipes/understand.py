@@ -33,6 +33,10 @@ def understand(question: str, profile: Profile) -> RecipePlan | Abstention:
             if isinstance(plan, Abstention):
                 return plan
             plan = checked(plan)
+            if _reads_little(plan, profile):
+                return Abstention(
+                    "most of the context is no log, key=value, CSV or JSON lines", (f"recipe {plan.recipe}",)
+                )
     except BadRequest as err:
         return Abstention(str(err))
     except _Unclear as err:
@@ -47,6 +51,14 @@ def _missing(plan: RecipePlan, profile: Profile) -> Abstention | None:
     if plan.slots.get("unit") == "lines" or any(kind in RECORD_KINDS for kind in profile["kinds"]):
         return None
     return Abstention("the context has no records: no log, key=value, CSV or JSON lines")
+
+
+def _reads_little(plan: RecipePlan, profile: Profile) -> bool:
+    """Whether a plan taken from free words would rest on a few files beside the point."""
+    if RECIPES[plan.recipe].reads != "records" or plan.slots.get("unit") == "lines":
+        return False
+    read = sum(chars for kind, (_, chars) in profile["kinds"].items() if kind in RECORD_KINDS)
+    return 0 < 2 * read < profile["chars"]
 
 
 class _Unclear(Exception):

@@ -8,7 +8,18 @@ from generate import KINDS, make
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet_rlm_jupyter.engine.recipes.records import Piece, holds, kind_of, parse_where, read_log_line, read_rows
+from fleet_rlm_jupyter.engine.recipes.parts import cut, pieces_of_part
+from fleet_rlm_jupyter.engine.recipes.profile import fitted, profile
+from fleet_rlm_jupyter.engine.recipes.records import (
+    RECORD_KINDS,
+    Piece,
+    holds,
+    kind_of,
+    parse_where,
+    read_log_line,
+    read_rows,
+)
+from fleet_rlm_jupyter.engine.recipes.tally import merge_tallies, tally
 
 TIME = "2026-11-01T10:00:00Z"
 
@@ -113,3 +124,17 @@ def test_conditions(where, value, is_met):
 def test_conditions_that_cannot_be_read_are_refused(where):
     with pytest.raises(ValueError):
         parse_where(where)
+
+
+bits = ["\n", "\r\n", "\r", '"', ",", "a,b", "level=", "[", "{", '{"a": ', "2026-11-01 ", "ERROR ", "\0", "<"]
+
+
+@given(st.lists(st.one_of(st.sampled_from(bits), st.text(max_size=5)), max_size=30).map("".join), st.text(max_size=20))
+def test_no_text_is_too_strange_to_be_looked_at_counted_and_cut(text, question):
+    fitted(profile({"a": text, "b.csv": text}, question))
+    fitted(profile(text, question))
+    for kind in (*RECORD_KINDS, "text"):
+        piece = Piece(kind, 1, "a", text)
+        merged = merge_tallies([tally(pieces_of_part(box), {"field": "a"}) for box in cut([piece], 3)], {"field": "a"})
+        whole = tally([piece], {"field": "a"})
+        assert (merged["records"], merged["unread"]) == (whole["records"], whole["unread"])

@@ -215,6 +215,12 @@ def test_a_recipe_needs_data_that_it_reads():
     assert "no records" in why.reason
 
 
+def test_a_few_records_among_other_files_are_not_what_is_asked_about():
+    folder = {"big.txt": "Some prose.\n" * 5000, "small.log": TEXTS["kv"]}
+    assert isinstance(planned("How many errors are there?", folder), Abstention)
+    assert planned('[recipe count where="level=ERROR"] x', folder) == ("count", {"where": "level=ERROR"})
+
+
 def test_a_named_recipe_is_taken_at_its_word():
     assert planned("[recipe group_by field=level] Why?", TEXTS["kv"]) == ("group_by", {"field": "level"})
     why = planned("[recipe group_by feld=level] Why?", TEXTS["kv"])
