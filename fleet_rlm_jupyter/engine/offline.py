@@ -209,7 +209,7 @@ def not_understood(why: Abstention, profile: Profile) -> str:
         lines.append("Slots to try: " + "; ".join(dict.fromkeys(why.tries)) + ".")
     has = {"python": "python" in profile["kinds"], "records": any(kind in RECORD_KINDS for kind in profile["kinds"])}
     fitting = [recipe for recipe in RECIPES.values() if has[recipe.reads] or recipe.name == "count"]
-    lines.append("Recipes that fit the context:")
+    lines.append('Put text that is to be found as it stands in "quotes". Recipes that fit the context:')
     lines += [f"- {recipe.name}: {recipe.description}. E.g. {recipe.example}" for recipe in fitting]
     if profile["fields"]:
         lines.append("Fields: " + ", ".join(list(profile["fields"])[:30]) + ".")

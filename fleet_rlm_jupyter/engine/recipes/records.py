@@ -83,7 +83,9 @@ def read_csv(piece: Piece) -> Iterator[Row]:
             header = [cell.strip().lstrip("\ufeff") for cell in cells]
         elif cells:
             raw = lines[start].rstrip("\n") if reader.line_num == start + 1 else "".join(lines[start : reader.line_num])
-            fields = dict(zip(header, cells, strict=True)) if len(cells) == len(header) else None
+            named = zip(header, cells, strict=True) if len(cells) == len(header) else None
+            # An empty cell is no value, as a missing key is none in the other kinds.
+            fields = {name: cell for name, cell in named if cell.strip()} if named else None
             yield Row(piece.first_line + start, fields, raw)
         start = reader.line_num
 
@@ -184,6 +186,7 @@ _VALUE = r'"(?:[^"\\]|\\.)*"|[^\s"|]+'
 _NAME_OR_TEXT = r'"(?:[^"\\]|\\.)*"|[^\s"=!<>~|]+'
 CONDITION = re.compile(rf"\s*({_NAME_OR_TEXT})\s*(!=|>=|<=|=|>|<|~)\s*((?:{_VALUE})(?:\|(?:{_VALUE}))*)\s*")
 ONE_VALUE = re.compile(_VALUE)
+PLAIN_NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?\Z")
 AND = re.compile(r"and\s+", re.IGNORECASE)
 
 
@@ -260,8 +263,8 @@ def same(wanted: str, value: str) -> bool:
     value = value.strip()
     if wanted.casefold() == value.casefold():
         return True
-    left = number(wanted)
-    return left is not None and left == number(value)
+    # 500 and 500.0 are the same; 007 and 7 need not be.
+    return bool(PLAIN_NUMBER.match(wanted) and PLAIN_NUMBER.match(value)) and number(wanted) == number(value)
 
 
 def kind_of(path: str, text: str) -> str:

@@ -47,7 +47,8 @@ def claim(slots: dict[str, str], value: str, field: str = "") -> dict[str, str]:
 def said_count(slots: dict[str, str], done: Tally) -> list[str]:
     noun = "line" if slots.get("unit") == "lines" else "record"
     if not slots.get("where"):
-        return [f"{amount(done['records'], noun)} in {amount(done['files'], 'file')}."]
+        what = "" if noun == "line" else " A record is a line that is not blank, a CSV row or a JSON object."
+        return [f"{amount(done['records'], noun)} in {amount(done['files'], 'file')}.{what}"]
     part = f" ({share(done['matched'], done['records'])})" if done["records"] else ""
     return [f"{done['matched']:,} of {amount(done['records'], noun)}{part} match {slots['where']}."]
 

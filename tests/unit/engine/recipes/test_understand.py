@@ -22,6 +22,7 @@ MOST_ERRORS = {"field": "service", "order": "most", "k": "1", "where": "level=ER
 UNDERSTOOD = {
     "Which service has the most errors?": ("top_k", MOST_ERRORS),
     "which service logged the most error records": ("top_k", MOST_ERRORS),
+    "Which service has the most errors, and how many?": ("top_k", MOST_ERRORS),
     "Which services have the most errors?": ("top_k", MOST_ERRORS),
     "Which service has the fewest errors?": ("top_k", {**MOST_ERRORS, "order": "fewest"}),
     "Which service has the most errors and warnings?": ("top_k", {**MOST_ERRORS, "where": "level=ERROR|WARN"}),

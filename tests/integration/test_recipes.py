@@ -1,0 +1,91 @@
+"""Offline recipes from question to answer in real sandboxes, over this Python's library and 20 MB of records."""
+
+from __future__ import annotations
+
+import ast
+import sysconfig
+from collections import Counter
+
+import pytest
+from generate import KINDS, make
+
+from fleet_rlm_jupyter.engine.contexts import read_context
+from fleet_rlm_jupyter.settings import Settings
+from fleet_rlm_jupyter.workbench import Question, Workbench
+
+EXCEPTIONS = "Which modules define a class that subclasses Exception, and how many such classes are there?"
+MOST_ERRORS = "Which service has the most errors?"
+SIZES = {"log": 2_000_000, "kv": 20_500_000, "csv": 20_500_000, "jsonl": 2_000_000}
+
+
+@pytest.fixture(scope="module")
+def bench():
+    bench = Workbench(Settings(model="offline/recipes"))
+    yield bench
+    bench.close()
+
+
+def ask(bench, text, context, **more):
+    live = bench.ask(Question(text, context=context, **more))
+    return live.result(100), live.tree()
+
+
+def test_the_question_about_the_standard_library_is_answered_exactly(bench):
+    library = read_context([sysconfig.get_paths()["stdlib"]], Settings().context).value
+    assert isinstance(library, dict)
+    truth: Counter[str] = Counter()
+    for path, text in library.items():
+        if path.endswith(".py") and "Exception" in text:
+            try:
+                nodes = list(ast.walk(ast.parse(text)))
+            except (SyntaxError, ValueError):
+                continue
+            bases = [base for node in nodes if isinstance(node, ast.ClassDef) for base in node.bases]
+            truth[path] += sum(ast.unparse(base).split(".")[-1] == "Exception" for base in bases)
+    truth = +truth
+    run, tree = ask(bench, EXCEPTIONS, library)
+    assert run.status == "done", run.error
+    head, listed = str(run.answer).split(" subclass Exception directly: ")
+    assert head == f"{truth.total()} classes in {len(truth)} modules"
+    modules = [item.rsplit(" (", 1) for item in listed.split(". ")[0].split("; ")]
+    assert {path: int(n.rstrip(")")) for path, n in modules} == truth
+    assert "5 of 5 lines of evidence confirmed by a second look" in str(run.answer)
+    assert run.outputs["slots"] == {"base": "Exception"}
+    for line in run.outputs["evidence"]:
+        path, number, text = str(line).split(":", 2)
+        assert library[path].splitlines()[int(number) - 1].strip().startswith(text.strip()[:40])
+    assert run.usage.tokens_in is None
+    assert run.usage.cost is None
+    assert len([call for call in tree.calls.values() if call.kind == "rlm"]) == 9
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_service_with_the_most_errors_is_found_in_megabytes(bench, kind):
+    made = make(kind, SIZES[kind], seed=11)
+    (first, most), (_, next_most) = made.errors.most_common(2)
+    assert most > next_most
+    run, _ = ask(bench, MOST_ERRORS, made.text)
+    assert str(run.answer).startswith(f"{first} has the most records among records that match level=ERROR: {most:,}. ")
+    assert "Counted in" in str(run.answer)
+    assert "UNCONFIRMED" not in str(run.answer)
+
+
+def test_what_is_not_understood_is_abstained_and_a_corrected_slot_answers(bench):
+    text = "level=ERROR service=a zone=x\nlevel=INFO service=b zone=y\n" * 10
+    run, _ = ask(bench, "Where was the trouble?", text)
+    assert run.status == "abstained"
+    assert str(run.answer).startswith("not understood: pick a recipe")
+    run, _ = ask(bench, "Where was the trouble?", text, recipe="group_by", slots={"field": "zone"})
+    assert run.status == "done"
+    assert str(run.answer).startswith("2 different values of zone: x: 10 (50.0 %); y: 10 (50.0 %).")
+
+
+def test_at_depth_one_the_parts_are_counted_without_children():
+    made = make("kv", 1_500_000, seed=12)
+    bench = Workbench(Settings.model_validate({"model": "offline/recipes", "budget": {"depth": 1}}))
+    try:
+        run, tree = ask(bench, "How many errors are there?", made.text)
+    finally:
+        bench.close()
+    assert str(run.answer).startswith(f"{made.by_level['ERROR']:,} of {made.records:,} records")
+    assert len([call for call in tree.calls.values() if call.kind == "rlm" and call.error is None]) == 1
