@@ -60,24 +60,24 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.run: $(SOURCES) | $(BIN)/python
-	@$(call install,run,.)
+	@$(call install,run,.,run)
 
 $(VENV)/.test: $(SOURCES) | $(BIN)/python
-	@$(call install,test,.[test])
+	@$(call install,test,.[test],run test)
 
 $(VENV)/.dev: $(SOURCES) | $(BIN)/python
-	@$(call install,dev,.[dev])
+	@$(call install,dev,.[dev],run test dev)
 
-# $(call install,NAME,WHAT). $(VENV)/.NAME is the pyproject.toml that was installed with these extras: while it is the
-# same, only our own files are put in place again. An editable install stays one. Bytecode is compiled now: without it
-# every start of `fleet` pays for it where a user may not write to the package.
+# $(call install,NAME,WHAT,NAMES IN IT). $(VENV)/.NAME is the pyproject.toml that was installed with these extras: while
+# it is the same, only our own files are put in place again. An editable install stays one. Bytecode is compiled now:
+# without it every start of `fleet` pays for it where a user may not write to the package.
 define install
 	set -e; \
 	if $(IS_EDITABLE); then mode=--editable; else mode=; fi; \
 	if ! cmp -s pyproject.toml $(VENV)/.$(1); then \
 		echo "installing $(2)"; \
 		$(BIN)/python -m pip install --quiet --compile $$mode '$(2)'; \
-		cp pyproject.toml $(VENV)/.$(1); \
+		for extra in $(3); do cp pyproject.toml $(VENV)/.$$extra; done; \
 	elif [ -z "$$mode" ]; then \
 		echo "installing the changed package"; \
 		$(BIN)/python -m pip install --quiet --compile --no-deps --force-reinstall .; \
