@@ -118,7 +118,7 @@ def fields_of(rows: list[Row]) -> dict[str, Field]:
 
 def candidates(question: str) -> dict[str, None]:
     """Words of the question, and up to three in a row, that could be values; lower case, singular too."""
-    words = re.findall(r"[\w@][\w.\-/@:]*", re.sub(r"([\"'`]).*?\1", " ", question).casefold())[:60]
+    words = re.findall(r"/?[\w@][\w.\-/@:]*", re.sub(r"([\"'`]).*?\1", " ", question).casefold())[:60]
     words = [word.rstrip(".:") for word in words]
     runs = [" ".join(words[i : i + n]) for n in (1, 2, 3) for i in range(len(words) - n + 1)]
     singular = [run[:-1] for run in runs if len(run) > 3 and run.endswith("s")]

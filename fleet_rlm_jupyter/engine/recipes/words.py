@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -166,7 +166,7 @@ _OPERATORS = frozenset(("=", "==", "!=", ">", ">=", "<", "<="))
 _TOKEN = re.compile(
     r"\"(?P<double>[^\"]+)\"|(?<!\w)'(?P<single>[^']+)'(?!\w)|`(?P<back>[^`]+)`|“(?P<curly>[^”]+)”"
     r"|(?P<operator>[!=<>]=|[=<>])|(?P<number>\d{1,3}(?:,\d{3})+(?![\w.,])|-?\d+(?:\.\d+)?(?![\w.:/\-]))"
-    r"|(?P<word>[\w@#$%](?:[\w.\-/@:#$%]*[\w@#$%])?)|(?P<mark>[?!.,;:]+)|(?P<other>\S)"
+    r"|(?P<word>/?[\w@#$%](?:[\w.\-/@:#$%]*[\w@#$%])?)|(?P<mark>[?!.,;:]+)|(?P<other>\S)"
 )
 
 
@@ -271,11 +271,15 @@ def fields_named(phrase: str, profile: Profile) -> tuple[str, ...]:
 
 
 def _closest(phrase: str, names: list[str]) -> list[str]:
-    """Fields of exactly that name, else but for case, plural and separators, else but for a last name, id, code."""
+    """Fields of exactly that name, else but for plural and separators, else but for name or id, else inner ones."""
     asked = _parts(phrase)
-    exact = [name for name in names if name.casefold() == phrase.casefold()]
-    equal = exact or [name for name in names if _same_words(asked, _parts(name))]
-    return equal or [name for name in names if _same_words(asked, [w for w in _parts(name) if w not in _SUFFIXES])]
+    ways: tuple[Callable[[str], bool], ...] = (
+        lambda name: name.casefold() == phrase.casefold(),
+        lambda name: _same_words(asked, _parts(name)),
+        lambda name: _same_words(asked, [word for word in _parts(name) if word not in _SUFFIXES]),
+        lambda name: "." in name and _same_words(asked, _parts(name.rpartition(".")[2])),
+    )
+    return next((found for way in ways if (found := [name for name in names if way(name)])), [])
 
 
 def _is_usual(name: str, profile: Profile) -> bool:

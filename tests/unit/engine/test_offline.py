@@ -20,6 +20,8 @@ MOST_ERRORS = "Which service has the most errors?"
 class Tree:
     """A root RLM whose children are RLMs on the same model; counts calls and can change what children return."""
 
+    max_llm_calls = 50
+
     def __init__(self, signature=SIGNATURE, max_iters=6, spoil=lambda index, answer: answer, has_children=True):
         self.signature, self.max_iters, self.spoil, self.has_children = signature, max_iters, spoil, has_children
         self.children = []
@@ -29,7 +31,13 @@ class Tree:
 
     def rlm(self):
         tools = [self.sub_rlm_tool(), self.sub_rlm_batched_tool()] if self.has_children else []
-        return dspy.RLM(self.signature, max_iters=self.max_iters, tools=tools, interpreter_factory=self.factory)
+        return dspy.RLM(
+            self.signature,
+            max_iters=self.max_iters,
+            max_llm_calls=self.max_llm_calls,
+            tools=tools,
+            interpreter_factory=self.factory,
+        )
 
     def ask(self, context, question):
         engine = RecipeEngine()
@@ -205,6 +213,25 @@ class Broken(dspy.LocalInterpreter):
         if variables and "question" in variables:
             raise dspy.CodeExecutionError("no space left on device")
         return super().execute(code, variables)
+
+
+def test_without_sub_queries_the_evidence_is_said_to_be_unchecked():
+    tree = Tree()
+    tree.max_llm_calls = 1
+    found = tree.ask("level=ERROR service=a\n" * 9, MOST_ERRORS)
+    assert found.answer.startswith("a has the most records among records that match level=ERROR: 9.")
+    assert "The evidence was not looked at again: " in found.answer
+    assert "limit exceeded" in found.answer
+
+
+def test_a_child_whose_question_is_longer_than_its_preview_does_its_part():
+    lines = "level=ERROR service=a\n" * 9
+    where = "service=a|" + "|".join(f"{i:060d}" for i in range(30))
+    tree = Tree()
+    found = tree.ask(lines, compose("count", {"where": where, "parts": "2"}, "How many?"))
+    assert found.answer.startswith("9 of 9 records")
+    assert len(tree.children) == 2
+    assert "Counted in 2 parts by child runs" in found.answer
 
 
 def test_a_repl_that_does_not_work_ends_in_an_error_with_what_it_said():

@@ -152,6 +152,15 @@ def test_names_differ_in_case_plural_and_separators():
     assert planned("Count records per service name", rows) == ("group_by", {"field": "serviceName"})
 
 
+def test_fields_inside_objects_and_values_that_are_paths():
+    rows = '{"user": {"plan": "pro"}, "path": "/login", "status": 200}\n{"user": {"plan": "free"}, "path": "/"}\n' * 5
+    assert planned("Which plan is most common?", rows) == ("top_k", {"field": "user.plan", "order": "most", "k": "1"})
+    assert planned("How many records have path /login?", rows) == ("count", {"where": "path=/login"})
+    why = planned("Which path has the most errors?", rows)
+    assert isinstance(why, Abstention)
+    assert "no field of the records says what is meant by 'errors'" in why.reason
+
+
 def test_a_level_that_no_record_has_is_counted_and_not_invented():
     assert planned("How many errors are there?", "level=INFO a=1\n" * 5) == ("count", {"where": "level=error"})
 
