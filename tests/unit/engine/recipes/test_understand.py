@@ -233,9 +233,9 @@ def test_a_few_records_among_other_files_are_not_what_is_asked_about():
 
 def test_a_named_recipe_is_taken_at_its_word():
     assert planned("[recipe group_by field=level] Why?", TEXTS["kv"]) == ("group_by", {"field": "level"})
-    why = planned("[recipe group_by feld=level] Why?", TEXTS["kv"])
+    why = planned("[recipe group_by fields=level] Why?", TEXTS["kv"])
     assert isinstance(why, Abstention)
-    assert "no slot 'feld'" in why.reason
+    assert "no slot 'fields'" in why.reason
 
 
 def test_a_question_too_long_to_be_seen_whole_is_not_answered():
