@@ -190,24 +190,27 @@ def _found_so_far(tree: CallTree) -> str:
 
 def _as_tree(run: Run, tree: CallTree) -> Tree:
     root = Tree(
-        Text.assemble((f"{_MARKS[run.status]} {run.status}", _STYLES[run.status]), f"  {run.run_id}"), guide_style="dim"
+        Text.assemble((f"{_MARKS[run.status]} {run.status}  ", _STYLES[run.status]), run.run_id), guide_style="dim"
     )
     # An explicit stack: a hostile trace may be deeper than Python's own.
-    stack = [(root, call) for call in reversed(tree.roots)]
+    stack: list[tuple[Tree, Call | str]] = [(root, call) for call in reversed(tree.roots)]
     while stack:
         branch, call = stack.pop()
+        if isinstance(call, str):
+            branch.add(Text(call, style="dim"))
+            continue
         node = branch.add(_call_line(call))
-        shown, rest = call.children[:MOST_CHILDREN], len(call.children) - MOST_CHILDREN
-        stack.extend((node, child) for child in reversed(shown))
+        rest = len(call.children) - MOST_CHILDREN
         if rest > 0:
-            node.add(Text(f"… {rest} more", style="dim"))
+            stack.append((node, f"… {rest} more"))
+        stack.extend((node, child) for child in reversed(call.children[:MOST_CHILDREN]))
     return root
 
 
 def _call_line(call: Call) -> Text:
     seconds = "" if call.seconds is None else f"  {call.seconds:.2f} s"
     name = f"depth {call.depth}" if call.kind == "rlm" else clean(call.name)
-    line = Text.assemble((_KINDS.get(call.kind or "", "…"), "bold"), f" {name}", (seconds, "dim"))
+    line = Text.assemble((_KINDS.get(call.kind or "", "…") + " ", "bold"), name, (seconds, "dim"))
     detail = call.error.text if call.error else _detail(call)
     if detail:
         line.append(f"  {_first_line(detail)}", style="red" if call.error else "dim")

@@ -121,7 +121,7 @@ class Workbench:
             return self._sandboxes[trusted_code]
 
     def ask(self, question: Question | str, limits: Limits | None = None, watcher: Watcher | None = None) -> LiveRun:
-        """Start a run that answers `question`. Raises ForUser errors before any work, never afterwards."""
+        """Start a run that answers `question`. Raises FleetError before any work, never afterwards."""
         asked = Question(question) if isinstance(question, str) else question
         if not asked.text.strip():
             raise BadRequest("the question is empty", "say what you want to know")
@@ -129,17 +129,17 @@ class Workbench:
         text = self._composed(asked, models)
         sandboxes = self.sandboxes(trusted_code=models.is_offline)
         context = self._context(asked)
-        run = LiveRun(new_id("r"), self._session.session_id, asked.text, Budget(limits or self.settings.budget))
+        run_id, session_id = new_id("r"), self._session.session_id
+        notes = str(context.manifest) if asked.paths else ""
+        program = Ask(Site(session_id, run_id, models, sandboxes), asked.mode, notes)
+        inputs = {"context": context.value, "question": text}
+        program.prepare(inputs)
+        run = LiveRun(run_id, session_id, asked.text, Budget(limits or self.settings.budget))
         if watcher is not None:
             run.watch(watcher)
-        program = Ask(
-            Site(run.session_id, run.run_id, models, sandboxes),
-            asked.mode,
-            str(context.manifest) if asked.paths else "",
-        )
         with self._lock:
             self._runs[run.run_id] = run
-        self._start(run, program, {"context": context.value, "question": text})
+        self._start(run, program, inputs)
         return run
 
     def run(self, run_id: str) -> LiveRun:

@@ -8,7 +8,6 @@ from typing import Any, Literal
 import dspy
 
 from fleet_rlm_jupyter.domain.budget import Budget
-from fleet_rlm_jupyter.domain.errors import FleetError
 from fleet_rlm_jupyter.domain.events import RunStarted
 from fleet_rlm_jupyter.engine.recorder import Emit
 from fleet_rlm_jupyter.engine.recursion import Recursion, Site
@@ -49,19 +48,27 @@ class Ask:
         self._mode: Mode = mode
         self._notes = notes
 
+    def prepare(self, inputs: dict[str, Any]) -> None:
+        """Raise BadSettings or SandboxUnavailable now if there is nowhere to run code, and not in mid-run."""
+        if self._route(inputs).name == "rlm":
+            _ = self._site.sandboxes.isolation
+
     def bind(self, budget: Budget, emit: Emit) -> Recursion:
         return Recursion(self._site, budget, emit)
 
     def started(self, inputs: dict[str, Any], budget: Budget) -> RunStarted:
         chosen = self._route(inputs)
-        note = f"route {chosen.name}: {chosen.reason}"
+        models = self._site.models
+        notes = [f"model from {models.source}", f"route {chosen.name}: {chosen.reason}"]
+        if self._notes:
+            notes.append(f"context {self._notes}")
         return RunStarted(
             program="ask",
             message=str(inputs["question"]),
-            model=self._site.models.label,
+            model=models.label,
             limits=budget.limits,
-            isolation=self._isolation() if chosen.name == "rlm" else "no sandbox (plain call)",
-            note=f"{note}; context {self._notes}" if self._notes else note,
+            isolation=self._site.sandboxes.isolation.label if chosen.name == "rlm" else "no sandbox (plain call)",
+            note="; ".join(notes),
         )
 
     def __call__(self, recursion: Recursion, inputs: dict[str, Any]) -> dspy.Prediction:
@@ -73,13 +80,6 @@ class Ask:
 
     def _route(self, inputs: dict[str, Any]) -> Route:
         return route(self._mode, inputs["context"], self._site.models.is_offline)
-
-    def _isolation(self) -> str:
-        try:
-            return self._site.sandboxes.isolation.label
-        except FleetError as err:
-            # The run says so again, as its error, when it asks for a sandbox.
-            return f"no sandbox: {err.text}"
 
 
 def _characters(context: object) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,11 +50,11 @@ def read_context(paths: Sequence[str | Path], limits: ContextSettings) -> Contex
     manifest = Manifest()
     if not paths:
         return Context("", manifest)
-    if len(paths) == 1 and Path(paths[0]).is_file():
+    if len(paths) == 1 and not _is_folder(Path(paths[0])):
         text = _add(Path(paths[0]), manifest, limits)
         return Context(text, manifest)
     texts: dict[str, str] = {}
-    for name, path in _files(paths):
+    for name, path in _files(paths, manifest):
         try:
             texts[name] = _add(path, manifest, limits)
         except _NotText as err:
@@ -70,20 +71,23 @@ class _NotText(BadPath):
     code = "not_text"
 
 
-def _files(paths: Sequence[str | Path]) -> Iterator[tuple[str, Path]]:
+def _files(paths: Sequence[str | Path], manifest: Manifest) -> Iterator[tuple[str, Path]]:
     """(name in the context, path). With several paths a folder's name leads, so that none hides another."""
     for given in paths:
         path = Path(given)
         prefix = f"{path.resolve().name}/" if len(paths) > 1 else ""
-        if path.is_dir():
-            for file in _walk(path):
+        if _is_folder(path):
+            for file in _walk(path, manifest):
                 yield prefix + file.relative_to(path).as_posix(), file
         else:
             yield str(given), path
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    for here, folders, names in os.walk(folder):
+def _walk(folder: Path, manifest: Manifest) -> Iterator[Path]:
+    def skip(err: OSError) -> None:
+        manifest.left_out[str(err.filename)] = f"cannot be read: {err.strerror}"
+
+    for here, folders, names in os.walk(folder, onerror=skip):
         folders[:] = sorted(name for name in folders if name not in SKIPPED_FOLDERS)
         for name in sorted(names):
             path = Path(here, name)
@@ -106,9 +110,17 @@ def _add(path: Path, manifest: Manifest, limits: ContextSettings) -> str:
     return text
 
 
+def _is_folder(path: Path) -> bool:
+    return stat.S_ISDIR(_stat(path).st_mode)
+
+
 def _size(path: Path) -> int:
+    return _stat(path).st_size
+
+
+def _stat(path: Path) -> os.stat_result:
     try:
-        return path.stat().st_size
+        return path.stat()
     except FileNotFoundError:
         raise BadPath(f"there is no file or folder {path}", "check the path; URLs must be downloaded first") from None
     except OSError as err:

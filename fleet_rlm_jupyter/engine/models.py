@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import dspy
-from fleet_rlm_jupyter.engine.offline import OFFLINE_LABEL, OFFLINE_MODEL, recipes_lm
 
 from fleet_rlm_jupyter.domain.errors import BadSettings
+from fleet_rlm_jupyter.engine.offline import OFFLINE_LABEL, OFFLINE_MODEL, recipes_lm
 from fleet_rlm_jupyter.settings import ALSO, Loaded, Settings, variable
 
 PROBE_SECONDS = 0.3
@@ -88,7 +88,7 @@ def choose(loaded: Loaded) -> Choice:
         found = find_local_model()
         if found:
             return found
-    return Choice(OFFLINE_MODEL, "no model, key or local server was found")
+    return Choice(OFFLINE_MODEL, "the default: no model, key or local server was found")
 
 
 def resolve(loaded: Loaded) -> Models:

@@ -194,12 +194,12 @@ def _part_count(plan: RecipePlan, profile: Profile) -> int:
 
 def _submit(loop: Loop, plan: RecipePlan, answer: str, evidence: str) -> str:
     values = {"answer": answer, "recipe": ascii(plan.recipe), "slots": "slots", "evidence": evidence}
-    return cells.submit_cell(loop.output_fields, values)
+    return cells.submit_cell("What the step before has printed is complete.", loop.output_fields, values)
 
 
 def _abstain_cell(loop: Loop, why: Abstention, profile: Profile) -> str:
     values = {"answer": cells.literal(not_understood(why, profile)), "recipe": "''", "slots": "{}", "evidence": "[]"}
-    return cells.submit_cell(loop.output_fields, values)
+    return cells.submit_cell("No recipe covers the whole question, so none is run.", loop.output_fields, values)
 
 
 def not_understood(why: Abstention, profile: Profile) -> str:

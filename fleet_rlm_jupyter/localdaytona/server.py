@@ -75,17 +75,7 @@ async def serve(
         sandboxes = LocalSandboxes(ground, spawner, volumes, plane.events.tell)
         relay.append(sandboxes)
         plane.open(sandboxes, volumes)
-        logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)  # it logs a traceback for each malformed request
-        runner = web.AppRunner(
-            plane.web,
-            access_log=None,
-            shutdown_timeout=0.2,
-            read_bufsize=1 << 20,
-            max_line_size=LINE_BYTES,
-            max_field_size=HEADER_BYTES,
-        )
-        await runner.setup()
-        await web.SockSite(runner, listener).start()
+        runner = await _listening(plane, listener)
         timers = asyncio.create_task(app.keep_time(sandboxes, min(options.minute_seconds / 6, 5)))
         stop = _stop_signals(options)
         on_ready(about)
@@ -101,6 +91,21 @@ async def serve(
         with contextlib.suppress(subprocess.TimeoutExpired):
             await asyncio.to_thread(fork_server.process.wait, _FAREWELL_SECONDS)
         await asyncio.to_thread(remove_tree, folders.base)  # nothing is left of it, unless the fork server was killed
+
+
+async def _listening(plane: app.ControlPlane, listener: socket.socket) -> web.AppRunner:
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)  # it logs a traceback for each malformed request
+    runner = web.AppRunner(
+        plane.web,
+        access_log=None,
+        shutdown_timeout=0.2,
+        read_bufsize=1 << 20,
+        max_line_size=LINE_BYTES,
+        max_field_size=HEADER_BYTES,
+    )
+    await runner.setup()
+    await web.SockSite(runner, listener).start()
+    return runner
 
 
 def _bind(port: int) -> socket.socket:

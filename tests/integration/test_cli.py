@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
+import subprocess
 import sys
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -126,3 +130,142 @@ def test_help_names_every_command(fleet):
     assert code == 0
     for command in ("ask", "doctor", "recipes", "localdaytona"):
         assert command in out
+
+
+def test_the_doctor_says_what_is_configured_from_where_and_whether_it_works(fleet, monkeypatch, tmp_path):
+    monkeypatch.setenv("FLEET_BUDGET__CALLS", "77")
+    (tmp_path / ".env").write_text("FLEET_BUDGET__DEPTH=3\n")
+    code, out, _ = fleet("doctor", "--json", "--set", "budget.seconds=60")
+    assert code == 0
+    said = json.loads(out)
+    assert [(check["name"], check["ok"]) for check in said["checks"]] == [("model", True), ("sandbox", True)]
+    assert "not a language model" in said["checks"][0]["text"]
+    assert "no model, key or local server was found" in said["checks"][0]["text"]
+    settings = {row["name"]: (row["value"], row["source"]) for row in said["settings"]}
+    assert settings["budget.calls"] == ("77", "FLEET_BUDGET__CALLS")
+    assert settings["budget.depth"][1].endswith(".env")
+    assert settings["budget.seconds"] == ("60.0", "argument")
+    assert settings["budget.sub_calls"] == ("50", "default")
+
+
+def test_the_doctor_never_shows_a_key(fleet, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret")
+    monkeypatch.setenv("FLEET_API_KEY", "also-secret")
+    code, out, err = fleet("doctor")
+    assert code == 0
+    assert "openai/" in out
+    assert "secret" not in out + err
+
+
+def test_the_doctor_fails_and_says_why_when_a_key_is_missing(fleet):
+    code, out, _ = fleet("doctor", "--set", "model=openai/gpt-5")
+    assert code == 1
+    assert "OPENAI_API_KEY" in out
+
+
+def test_a_question_that_no_recipe_understands_abstains_with_exit_code_four(fleet, log):
+    code, out, _ = fleet("ask", "Why did everything go so wrong, and who is to blame?", "--file", log, "--json")
+    assert code == 4
+    said = json.loads(out)
+    assert said["status"] == "abstained"
+    assert said["answer"].startswith("not understood: pick a recipe")
+    assert said["recipe"] == ""
+
+
+def test_a_slot_can_be_corrected(fleet, log):
+    code, out, _ = fleet(
+        "ask", "Which are there?", "--file", log, "--recipe", "group_by", "--slot", "field=level", "--json"
+    )
+    assert code == 0
+    said = json.loads(out)
+    assert (said["recipe"], said["slots"]["field"]) == ("group_by", "level")
+    assert "8" in said["answer"]
+    assert "4" in said["answer"]
+
+
+def test_the_answer_names_recipe_slots_evidence_tree_and_spend(fleet, log):
+    code, out, err = fleet("ask", "Which service has the most errors?", "--file", log)
+    assert code == 0
+    for part in ("recipe top_k", "context:1: level=error", "RLM depth 1", "LM calls", "tokens unknown", "cost unknown", "s0"):
+        assert part in out, part
+    assert "model from the default" in " ".join(err.split())
+
+
+def test_no_isolation_and_none_allowed_is_refused_for_model_written_code(tmp_path):
+    # In a user namespace that allows no further ones there is no level L3.
+    done = without_namespaces(tmp_path, "--model", "m", "--api-base", "http://127.0.0.1:9/v1", "--mode", "rlm_only")
+    assert done.returncode == 2
+    assert "no sandbox can be had here" in " ".join(done.stderr.split())
+    assert "allow_unisolated" in done.stderr
+    assert done.stdout == ""
+
+
+def test_recipes_are_our_own_code_and_run_without_isolation_and_say_so(tmp_path):
+    done = without_namespaces(tmp_path, "--model", "offline/recipes", "--json")
+    assert done.returncode == 0
+    assert "NOT isolated" in json.loads(done.stdout)["sandbox"]
+
+
+def without_namespaces(tmp_path: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    log = tmp_path / "some.log"
+    log.write_text("level=error service=a\nlevel=info service=b\n")
+    ask = [str(Path(sys.executable).parent / "fleet"), "ask", "Which service has the most errors?", "--file", str(log)]
+    shut = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"'
+    command = ["unshare", "--user", "--map-root-user", "sh", "-c", shut, "sh", *ask, *more]
+    if subprocess.run([*command[:5], "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this machine allows no user namespaces to begin with")
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("FLEET_", "DAYTONA_"))}
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path, env=env, check=False)
+
+
+def test_a_file_without_permission_is_refused(tmp_path):
+    if os.geteuid() != 0:
+        pytest.skip("tests/unit covers this without being root")
+    secret = tmp_path / "secret.txt"
+    secret.write_text("x")
+    secret.chmod(0)
+    tmp_path.chmod(0o755)
+    script = (
+        "import os, sys; os.setuid(65534)\n"
+        "from fleet_rlm_jupyter.engine.contexts import read_context\n"
+        "from fleet_rlm_jupyter.settings import ContextSettings\n"
+        "try: read_context([sys.argv[1]], ContextSettings())\n"
+        "except Exception as err: print(type(err).__name__, err)"
+    )
+    preload = "import fleet_rlm_jupyter.engine.contexts, fleet_rlm_jupyter.settings\n"
+    done = subprocess.run(
+        [sys.executable, "-c", preload + script, str(secret)], capture_output=True, text=True, check=True
+    )
+    assert "cannot be read" in done.stdout
+    assert "permission" in done.stdout.lower()
+
+
+def test_the_local_server_runs_in_the_foreground_for_any_client():
+    process = subprocess.Popen(
+        [Path(sys.executable).parent / "fleet", "localdaytona", "--port", "0", "--key", "a-key-of-mine"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        ready = json.loads(process.stdout.readline())
+        status = {}
+        for key in ("a-key-of-mine", "another-key"):
+            asked = urllib.request.Request(ready["url"] + "/sandbox", headers={"Authorization": f"Bearer {key}"})
+            try:
+                with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(asked, timeout=10) as reply:
+                    status[key] = reply.status
+            except urllib.error.HTTPError as err:
+                status[key] = err.code
+        assert status == {"a-key-of-mine": 200, "another-key": 401}
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def test_a_port_in_use_is_one_sentence_and_exit_code_two(fleet):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, _, err = fleet("localdaytona", "--port", str(port), "--key", "a-key-of-mine")
+    assert code == 2
+    assert f"port {port} is in use" in err

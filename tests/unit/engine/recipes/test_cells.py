@@ -68,4 +68,4 @@ def names(code):
 
 
 def test_only_fields_that_there_are_are_submitted():
-    assert submit_cell(["answer"], {"answer": "a", "recipe": "b"}).endswith("SUBMIT(answer=a)")
+    assert submit_cell("Done.", ["answer"], {"answer": "a", "recipe": "b"}).endswith("SUBMIT(answer=a)")
