@@ -69,7 +69,7 @@ print("RESULT " + json.dumps({{"answer": answer[:2000], "evidence": len(evidence
 """
 
 _SUBMIT = """
-# The result was printed and looks complete.
+# {why}
 SUBMIT({arguments})
 """
 
@@ -116,10 +116,10 @@ def work_cell(plan: RecipePlan, part_count: int, is_retry: bool) -> str:
     return _cell(title, entries, step + _REPORT.format(**values), known)
 
 
-def submit_cell(fields: Iterable[str], values: Mapping[str, str]) -> str:
-    """Submit `values` (Python expressions) for the output fields that there are."""
+def submit_cell(why: str, fields: Iterable[str], values: Mapping[str, str]) -> str:
+    """Submit `values` (Python expressions) for the output fields that there are; `why` becomes the comment."""
     arguments = ", ".join(f"{name}={values[name]}" for name in fields if name in values)
-    return _SUBMIT.format(arguments=arguments).strip()
+    return _SUBMIT.format(why=why, arguments=arguments).strip()
 
 
 def _names(plan: RecipePlan) -> tuple[tuple[str, ...], dict[str, str]]:
