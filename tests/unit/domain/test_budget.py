@@ -108,8 +108,8 @@ def worker(ledger: Ledger, choose: random.Random, depth: int, spawned: list[Iter
     seed=st.integers(0, 2**32),
     threads=st.integers(1, 64),
     depth=st.integers(1, 4),
-    calls=st.integers(1, 300),
-    sub_calls=st.integers(1, 200),
+    calls=st.integers(1, 5000),
+    sub_calls=st.integers(1, 3000),
 )
 def test_spent_and_reserved_and_free_make_the_limit_at_every_step(seed, threads, depth, calls, sub_calls):
     ledger = Ledger(Budget(Limits(calls=calls, sub_calls=sub_calls)))
