@@ -7,6 +7,7 @@ from dspy.primitives.code_interpreter import CodeInterpreterError
 from dspy.utils.exceptions import AdapterParseError
 
 from fleet_rlm_jupyter.domain.errors import FleetError, ModelFailed, SandboxError
+from fleet_rlm_jupyter.engine.offline import OFFLINE_MODEL
 
 
 def explained(err: BaseException) -> BaseException:
@@ -24,6 +25,8 @@ def explained(err: BaseException) -> BaseException:
 
 
 def _explained_lm_error(err: dspy.LMError) -> ModelFailed:
+    if err.model == OFFLINE_MODEL:
+        return ModelFailed(err.message, "ask it differently, or with --recipe; `fleet recipes` lists them")
     texts: dict[str | None, tuple[str, str]] = {
         "auth": ("the provider refused the key", "check the provider's key, or `fleet doctor`"),
         "not_configured": ("the model has no key or address", "`fleet doctor` says what is missing"),
