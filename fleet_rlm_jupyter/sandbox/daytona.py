@@ -9,21 +9,21 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
-import importlib
-import random
 import secrets
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fleet_rlm_jupyter.domain.errors import BadSettings, FleetError, SandboxError, SandboxLost, SandboxUnavailable
+from fleet_rlm_jupyter.domain.errors import FleetError, SandboxError, SandboxUnavailable
 from fleet_rlm_jupyter.domain.ports import Interpreter, Isolation, OnOutput, Role
 from fleet_rlm_jupyter.sandbox import local
 from fleet_rlm_jupyter.sandbox.interpreter import SandboxInterpreter
 from fleet_rlm_jupyter.sandbox.kernel_link import KernelLink
+from fleet_rlm_jupyter.sandbox.loop_thread import LoopThread
+from fleet_rlm_jupyter.sandbox.service_errors import ended, pause_before_retry, sdk, translated
 from fleet_rlm_jupyter.settings import Settings, bypass_proxies_for_loopback
 
 _T = TypeVar("_T")
@@ -32,10 +32,14 @@ APP = "fleet-rlm-jupyter"
 CREATE_SECONDS = 120
 CALL_SECONDS = 60
 FILE_SECONDS = 600
+SIGNAL_SECONDS = 2
+GRACE_SECONDS = 5
 MESSAGE_BYTES = 32_000
+MOST_FILE_BYTES = 1 << 30
 AUTO_STOP_MINUTES = 30
+REFRESH_SECONDS = 300
 WARM = 2
-"""Local sandboxes kept ready: starting one costs the SDK's 0.1 s poll and a Python."""
+"""Local sandboxes kept ready once the first is in use: starting one costs about a quarter of a second."""
 
 _GUEST = ("codec.py", "output.py", "guest.py")
 _RECONNECT_AFTER = (0.0, 0.1, 0.3, 1.0, 3.0, 5.0, 10.0)
@@ -49,24 +53,24 @@ class DaytonaSandboxes:
 
     def __init__(self, settings: Settings, *, trusted_code: bool = False) -> None:
         self._settings = settings
+        self._is_remote = settings.daytona.api_key is not None
         self._trusted_code = trusted_code
         self._instance = secrets.token_hex(8)
         self._lock = threading.RLock()
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop = LoopThread("fleet-daytona")
         self._client: Any = None
         self._server: local.LocalServer | None = None
         self._machines: set[_Machine] = set()
         self._deletions: set[Future[None]] = set()
         self._warm: list[Future[_Machine]] = []
-        self._pool = ThreadPoolExecutor(WARM, thread_name_prefix="fleet-warm")
         self._is_closed = False
         # Importing the SDK takes a second or more; the local server starts meanwhile.
-        threading.Thread(target=_sdk, name="fleet-import", daemon=True).start()
+        threading.Thread(target=sdk, name="fleet-import", daemon=True).start()
         atexit.register(self.close)
 
     @property
     def isolation(self) -> Isolation:
-        if self._settings.daytona.api_key is not None:
+        if self._is_remote:
             return Isolation("remote", "Daytona — remote sandbox")
         return self._local_server().isolation
 
@@ -84,68 +88,87 @@ class DaytonaSandboxes:
             if self._is_closed:
                 return
             self._is_closed = True
-            machines, warm = list(self._machines), list(self._warm)
+            machines = list(self._machines)
         atexit.unregister(self.close)
-        for waiting in warm:
-            waiting.cancel()
-        self._pool.shutdown(wait=False, cancel_futures=True)
         for machine in machines:
             machine.close()
         if self._server is not None:
             self._server.stop()  # takes its sandboxes along
-        else:
+        elif self._client is not None:
             for deletion in list(self._deletions):
-                with contextlib.suppress(FleetError, FutureTimeoutError):
+                with contextlib.suppress(FleetError, CancelledError, FutureTimeoutError):
                     deletion.result(CALL_SECONDS)
-        self._stop_loop()
+            with contextlib.suppress(FleetError):
+                self.call(self._sweep(), CALL_SECONDS)
+        self._loop.stop(_wound_up(self._client))
 
     def call(self, work: Coroutine[Any, Any, _T], seconds: float) -> _T:
         """Await `work` on the SDK's loop, from any other thread. Raises our errors for the SDK's."""
-        loop = self.running_loop()
-        future = asyncio.run_coroutine_threadsafe(asyncio.wait_for(work, seconds), loop)
+        future = self._loop.submit(asyncio.wait_for(work, seconds))
         try:
-            return future.result()
+            return future.result(seconds + GRACE_SECONDS)
         except CancelledError:
             raise SandboxUnavailable("the sandboxes were closed meanwhile", "make a new Workbench") from None
-        except (_sdk().DaytonaError, TimeoutError, OSError) as err:
+        except (sdk().DaytonaError, TimeoutError, OSError) as err:
             raise translated(err) from err
+        finally:
+            future.cancel()  # a Ctrl-C here must not leave the work going
+
+    def post(self, act: Callable[..., object], *args: object) -> None:
+        """Have `act` called on the SDK's loop; nothing happens once that has stopped."""
+        self._loop.post(act, *args)
 
     def forget(self, machine: _Machine) -> None:
         """Delete a sandbox in the background: nobody waits for that."""
         with self._lock:
             self._machines.discard(machine)
-            if self._loop is None or (self._is_closed and self._server is not None):
+            if self._is_closed and not self._is_remote:
                 return
-            deletion = asyncio.run_coroutine_threadsafe(self._delete(machine.sandbox), self._loop)
-            self._deletions.add(deletion)
-            deletion.add_done_callback(self._deletions.discard)
+            with contextlib.suppress(SandboxUnavailable):
+                deletion = self._loop.submit(_delete(machine.sandbox))
+                self._deletions.add(deletion)
+                deletion.add_done_callback(self._deletions.discard)
 
     def _machine(self, role: Role) -> _Machine:
-        machine = self._take_warm() or self._create()
-        self.running_loop().call_soon_threadsafe(machine.label, self._labels(role))
+        if self._is_remote:
+            return self._create(role)
+        machine = self._take_warm() or self._create(role)
+        self.post(machine.label, self._labels(role))
+        with self._lock:
+            # Only now: the first sandbox is waited for, those after it are made while it works.
+            while not self._is_closed and len(self._warm) < WARM:
+                made: Future[_Machine] = Future()
+                self._warm.append(made)
+                threading.Thread(target=self._warm_up, args=(made,), name="fleet-warm", daemon=True).start()
         return machine
 
-    def _take_warm(self) -> _Machine | None:
-        if self._settings.daytona.api_key is not None:
-            return None
-        with self._lock:
-            self._refuse_if_closed()
-            waiting = self._warm.pop(0) if self._warm else None
-            while len(self._warm) < WARM:
-                self._warm.append(self._pool.submit(self._create))
-        if waiting is None:
-            return None
-        with contextlib.suppress(SandboxError):
-            return waiting.result()
-        return None
+    def _warm_up(self, made: Future[_Machine]) -> None:
+        try:
+            made.set_result(self._create(None))
+        except FleetError as err:
+            made.set_exception(err)
 
-    def _create(self) -> _Machine:
+    def _take_warm(self) -> _Machine | None:
+        while True:
+            with self._lock:
+                self._refuse_if_closed()
+                waiting = self._warm.pop(0) if self._warm else None
+            if waiting is None:
+                return None
+            with contextlib.suppress(FleetError, FutureTimeoutError):
+                machine = waiting.result(CREATE_SECONDS)
+                if machine.is_alive:
+                    return machine
+                machine.close()
+
+    def _create(self, role: Role | None) -> _Machine:
         client = self._connected()
-        sandbox = self.call(self._create_sandbox(client), CREATE_SECONDS)
+        sandbox = self.call(self._create_sandbox(client, role), CREATE_SECONDS + CALL_SECONDS)
         machine = _Machine(self, sandbox)
         with self._lock:
             self._machines.add(machine)
         try:
+            self._refuse_if_closed()  # after it was added, or nobody would close it
             self.call(machine.connect(), CALL_SECONDS)
             machine.link.wait_ready(CALL_SECONDS)
         except BaseException:
@@ -153,26 +176,29 @@ class DaytonaSandboxes:
             raise
         return machine
 
-    async def _create_sandbox(self, client: Any) -> Any:
-        sdk = _sdk()
-        params = sdk.CreateSandboxFromSnapshotParams(
-            labels=self._labels(None),
+    async def _create_sandbox(self, client: Any, role: Role | None) -> Any:
+        params = sdk().CreateSandboxFromSnapshotParams(
+            labels=self._labels(role),
             ephemeral=True,
             auto_stop_interval=AUTO_STOP_MINUTES,
             network_block_all=not self._settings.sandbox.network,
         )
         try:
-            return await client.create(params, timeout=CREATE_SECONDS)
-        except sdk.DaytonaTimeoutError as err:
+            # Tried again only where the service refused: what broke in the middle may have made one.
+            return await retried(lambda: client.create(params, timeout=CREATE_SECONDS), only_refused=True)
+        except sdk().DaytonaTimeoutError as err:
             # A sandbox whose creation timed out goes on existing, and costing.
-            if err.sandbox_id:
-                with contextlib.suppress(sdk.DaytonaError):
-                    await (await client.get(err.sandbox_id)).delete()
+            made = getattr(err, "sandbox_id", None)
+            if made:
+                with contextlib.suppress(sdk().DaytonaError):
+                    await _delete(await client.get(made))
             raise
 
-    async def _delete(self, sandbox: Any) -> None:
-        with contextlib.suppress(_sdk().DaytonaError, OSError):
-            await retried(lambda: sandbox.delete(timeout=CALL_SECONDS))
+    async def _sweep(self) -> None:
+        """Delete what is left of ours: a sandbox may have been made by a call whose answer never came."""
+        query = sdk().ListSandboxesQuery(labels=self._labels(None))
+        async for sandbox in self._client.list(query):
+            await _delete(sandbox)
 
     def _labels(self, role: Role | None) -> dict[str, str]:
         labels = {"app": APP, "instance": self._instance}
@@ -191,10 +217,9 @@ class DaytonaSandboxes:
                     server = self._local_server()
                     key, url = server.key, server.url
                 bypass_proxies_for_loopback()
-                sdk = _sdk()
                 # Everything is said here: the SDK would else take what it finds in a .env of the working folder.
-                config = sdk.DaytonaConfig(api_key=key, api_url=url, target=daytona.target or "local")
-                self._client = self.call(_made(lambda: sdk.AsyncDaytona(config)), CALL_SECONDS)
+                config = sdk().DaytonaConfig(api_key=key, api_url=url, target=daytona.target or "local")
+                self._client = self.call(_made(lambda: sdk().AsyncDaytona(config)), CALL_SECONDS)
             return self._client
 
     def _local_server(self) -> local.LocalServer:
@@ -203,21 +228,6 @@ class DaytonaSandboxes:
             if self._server is None:
                 self._server = local.start(self._settings.sandbox, trusted_code=self._trusted_code)
             return self._server
-
-    def running_loop(self) -> asyncio.AbstractEventLoop:
-        """The SDK's loop, on its own thread."""
-        with self._lock:
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                threading.Thread(target=self._loop.run_forever, name="fleet-daytona", daemon=True).start()
-            return self._loop
-
-    def _stop_loop(self) -> None:
-        if self._loop is None:
-            return
-        with contextlib.suppress(FutureTimeoutError):
-            asyncio.run_coroutine_threadsafe(_wound_up(self._client), self._loop).result(5)
-        self._loop.call_soon_threadsafe(self._loop.stop)
 
     def _refuse_if_closed(self) -> None:
         if self._is_closed:
@@ -233,65 +243,75 @@ class _Machine:
         self.sandbox_id: str = sandbox.id
         self.link = KernelLink(self)
         self.home = ""
+        self.is_alive = True
         self._handle: Any = None
         self._pty = f"fleet-{secrets.token_hex(6)}"
         self._to_send: asyncio.Queue[bytes] = asyncio.Queue()
         self._tasks: list[asyncio.Task[None]] = []
-        self._is_open = True
-
-    # --- Machine: from any thread ----------------------------------------------------------------------------------
+        self._closing = threading.Lock()
+        self._is_closed = False
 
     def send(self, data: bytes) -> None:
-        self._owner.running_loop().call_soon_threadsafe(self._to_send.put_nowait, data)
+        self._owner.post(self._to_send.put_nowait, data)
 
     def signal(self, pid: int, number: int) -> None:
         with contextlib.suppress(SandboxError):
-            self._owner.call(self.sandbox.process.exec(f"kill -{int(number)} {int(pid)}", timeout=5), 10)
+            command = f"kill -{int(number)} {int(pid)}"
+            self._owner.call(self.sandbox.process.exec(command, timeout=SIGNAL_SECONDS), SIGNAL_SECONDS)
 
     def put(self, path: str, data: bytes) -> None:
         self._owner.call(retried(lambda: self.sandbox.fs.upload_file(data, path, timeout=FILE_SECONDS)), FILE_SECONDS)
 
     def get(self, path: str) -> bytes:
-        return self._owner.call(retried(lambda: self.sandbox.fs.download_file(path, FILE_SECONDS)), FILE_SECONDS)
+        return self._owner.call(self._download(path), FILE_SECONDS)
 
-    # --- life ------------------------------------------------------------------------------------------------------
+    async def _download(self, path: str) -> bytes:
+        info = await retried(lambda: self.sandbox.fs.get_file_info(path))
+        if info.size > MOST_FILE_BYTES:
+            # Its code chose the size; our memory is not for it to fill.
+            raise sdk().DaytonaError(f"a value of {info.size:,} bytes is too large to leave the sandbox")
+        return await retried(lambda: self.sandbox.fs.download_file(path, FILE_SECONDS)) or b""
 
     def label(self, labels: dict[str, str]) -> None:
         """Say whom the sandbox works for; on the loop, in the background."""
 
         async def work() -> None:
-            with contextlib.suppress(_sdk().DaytonaError, OSError):
+            with contextlib.suppress(sdk().DaytonaError, OSError):
                 await retried(lambda: self.sandbox.set_labels(labels))
 
         self._tasks.append(asyncio.ensure_future(work()))
 
     async def connect(self) -> None:
         """Upload the guest, open the terminal, start it."""
-        sdk = _sdk()
         sandbox = self.sandbox
-        self.home = await sandbox.get_work_dir()
+        self.home = await retried(sandbox.get_work_dir)
         files = [
-            sdk.FileUpload(source=text, destination=f"{self.home}/.fleet/fleet_guest/{name}")
+            sdk().FileUpload(source=text, destination=f"{self.home}/.fleet/fleet_guest/{name}")
             for name, text in _guest_files()
         ]
         await retried(lambda: sandbox.fs.upload_files(files, timeout=CALL_SECONDS))
         self._handle = await sandbox.process.create_pty_session(
             id=self._pty, on_data=self.link.feed, cwd=self.home, envs={"PS1": "", "TERM": "dumb"}
         )
-        self._tasks += [asyncio.ensure_future(self._send_forever()), asyncio.ensure_future(self._watch())]
+        for work in (self._send_forever(), self._watch(), self._stay_active()):
+            self._tasks.append(asyncio.ensure_future(work))
         self.send(f"PYTHONPATH={self.home}/.fleet exec python3 -u -m fleet_guest.guest\n".encode())
 
     def close(self) -> None:
-        if not self._is_open:
-            return
-        self._is_open = False
+        with self._closing:
+            if self._is_closed:
+                return
+            self._is_closed = True
+        self._end("it was closed")
         self.link.close()
-        self.link.lost("it was closed")
-        loop = self._owner.running_loop()
-        loop.call_soon_threadsafe(self._cancel_tasks)
+        self._owner.post(self._hang_up)
         self._owner.forget(self)
 
-    def _cancel_tasks(self) -> None:
+    def _end(self, why: str) -> None:
+        self.is_alive = False
+        self.link.lost(why)
+
+    def _hang_up(self) -> None:
         for task in self._tasks:
             task.cancel()
         if self._handle is not None:
@@ -302,7 +322,7 @@ class _Machine:
             data = await self._to_send.get()
             for at in range(0, len(data), MESSAGE_BYTES):
                 # What is lost with a broken line is sent again after `hello`.
-                with contextlib.suppress(_sdk().DaytonaError, OSError):
+                with contextlib.suppress(sdk().DaytonaError, OSError):
                     await self._handle.send_input(data[at : at + MESSAGE_BYTES])
 
     async def _watch(self) -> None:
@@ -310,78 +330,53 @@ class _Machine:
         while True:
             await self._handle.wait()
             if self._handle.exit_code is not None:
-                self.link.lost(_ended(self._handle.exit_code))
+                self._end(ended(self._handle.exit_code))
                 return
             if not await self._reconnect():
-                self.link.lost("the line to it broke and could not be restored")
+                self._end("the line to it broke and could not be restored")
                 return
             self.link.reconnected()
 
     async def _reconnect(self) -> bool:
+        await self._handle.disconnect()  # else the service may go on sending to it
         for pause in _RECONNECT_AFTER:
             await asyncio.sleep(pause)
-            with contextlib.suppress(_sdk().DaytonaError, OSError, TimeoutError):
+            try:
                 self._handle = await self.sandbox.process.connect_pty_session(self._pty, self.link.feed)
                 return True
+            except sdk().DaytonaNotFoundError:
+                return False
+            except (sdk().DaytonaError, OSError, TimeoutError):
+                continue
         return False
 
+    async def _stay_active(self) -> None:
+        """Waiting for a model counts as idle at Daytona, which stops what is idle."""
+        while True:
+            await asyncio.sleep(REFRESH_SECONDS)
+            with contextlib.suppress(sdk().DaytonaError, OSError):
+                await self.sandbox.refresh_activity(request_timeout=CALL_SECONDS)
 
-async def retried(make: Callable[[], Awaitable[_T]], tries: int = 3) -> _T:
-    """Await `make()`, again after a pause where the service was busy or the line broke. Only for what may run twice."""
-    sdk = _sdk()
+
+async def retried(make: Callable[[], Awaitable[_T]], tries: int = 3, *, only_refused: bool = False) -> _T:
+    """Await `make()`, again after a pause where the service was busy or the line broke: for what may run twice.
+
+    `only_refused`: again only if the service said that it did not begin.
+    """
     for attempt in range(1, tries + 1):
         try:
             return await make()
-        except sdk.DaytonaError as err:
-            if attempt == tries or not _is_passing(err):
+        except sdk().DaytonaError as err:
+            pause = pause_before_retry(err, attempt)
+            if attempt == tries or pause is None or (only_refused and not isinstance(err, sdk().DaytonaRateLimitError)):
                 raise
-            await asyncio.sleep(_pause(err, attempt))
+            await asyncio.sleep(pause)
     raise AssertionError("unreachable")
 
 
-def translated(err: BaseException) -> FleetError:
-    """One of our errors, with the next step, for what the SDK raised."""
-    sdk = _sdk()
-    text = str(err)
-    if isinstance(err, sdk.DaytonaAuthenticationError):
-        return BadSettings("Daytona refused the key", "check DAYTONA_API_KEY and DAYTONA_API_URL")
-    if isinstance(err, sdk.DaytonaForbiddenError):
-        return BadSettings("the Daytona key lacks a permission", "give it sandbox create, write and delete")
-    if "No space left" in text:
-        return SandboxError("the sandbox's disk is full", "pass a smaller context, or free space where sandboxes live")
-    if isinstance(err, sdk.DaytonaNotFoundError):
-        return SandboxLost(f"Daytona does not know it (any more): {text}", "ask again")
-    if "limit exceeded" in text or "quota" in text.lower():
-        return SandboxUnavailable(
-            f"Daytona's quota is used up: {text}", "delete sandboxes there, or lower budget.sandboxes"
-        )
-    if isinstance(err, sdk.DaytonaRateLimitError):
-        return SandboxUnavailable("Daytona says there were too many requests", "wait a minute and ask again")
-    if isinstance(err, TimeoutError | sdk.DaytonaTimeoutError):
-        return SandboxUnavailable("the sandbox service did not answer in time", "ask again; `fleet doctor` checks it")
-    return SandboxUnavailable(f"the sandbox service failed: {text}", "ask again; `fleet doctor` checks it")
-
-
-def _is_passing(err: Any) -> bool:
-    sdk = _sdk()
-    if isinstance(err, sdk.DaytonaRateLimitError | sdk.DaytonaConnectionError):
-        return True
-    return err.status_code is not None and err.status_code >= 500 and "No space left" not in str(err)
-
-
-def _pause(err: Any, attempt: int) -> float:
-    for name, value in err.headers.items():
-        # Daytona's headers carry a suffix: Retry-After-<throttler>.
-        if name.lower().startswith("retry-after"):
-            with contextlib.suppress(ValueError):
-                return min(60.0, float(value))
-    return random.uniform(0.1, 0.3) * 2**attempt
-
-
-def _ended(exit_code: int) -> str:
-    if exit_code in (137, -9):
-        return "it was killed, most likely because it ran out of memory"
-    return f"exit code {exit_code}"
+async def _delete(sandbox: Any) -> None:
+    with contextlib.suppress(sdk().DaytonaError, OSError):
+        await retried(lambda: sandbox.delete(timeout=CALL_SECONDS))
 
 
 def _guest_files() -> list[tuple[str, bytes]]:
@@ -396,14 +391,10 @@ async def _wound_up(client: Any) -> None:
         task.cancel()
     await asyncio.gather(*others, return_exceptions=True)
     if client is not None:
-        with contextlib.suppress(_sdk().DaytonaError, OSError):
+        with contextlib.suppress(sdk().DaytonaError, OSError):
             await client.close()
 
 
 async def _made(make: Callable[[], _T]) -> _T:
     """Make something on the loop's thread."""
     return make()
-
-
-def _sdk() -> Any:
-    return importlib.import_module("daytona")

@@ -77,10 +77,9 @@ def _first_line(process: subprocess.Popen[str]) -> dict[str, Any]:
         return json.loads(line)
     except ValueError:
         process.kill()
-        process.wait()
+        how = f"ended at once with code {process.wait()}" if ready else f"did not start within {START_SECONDS} seconds"
         raise SandboxUnavailable(
-            f"the local sandbox server did not start within {START_SECONDS} seconds",
-            "run `fleet localdaytona --port 0 --key test-test-test-test` to see why",
+            f"the local sandbox server {how}", "run `fleet localdaytona --port 0 --key test-test-test-test` to see why"
         ) from None
 
 
