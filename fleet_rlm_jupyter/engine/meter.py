@@ -12,6 +12,8 @@ import dspy
 
 from fleet_rlm_jupyter.domain.budget import Budget, Reservation
 from fleet_rlm_jupyter.domain.events import Usage
+from fleet_rlm_jupyter.engine import stream
+from fleet_rlm_jupyter.engine.stream import OnText
 
 _T = TypeVar("_T")
 
@@ -28,8 +30,9 @@ class EmptyAnswer(dspy.LMError):
 class Meter:
     """Hands out metered copies of LMs that all draw on one Budget."""
 
-    def __init__(self, budget: Budget, on_settled: Callable[[], None]) -> None:
+    def __init__(self, budget: Budget, on_settled: Callable[[], None], on_text: OnText) -> None:
         self.budget = budget
+        self.tee = stream.Tee(on_text)
         self._on_settled = on_settled
 
     def metered(self, lm: dspy.LM, *, sub: bool) -> dspy.LM:
@@ -78,28 +81,17 @@ class Meter:
 
     def _until_stopped(self, work: Callable[[], _T]) -> _T:
         """Wait for `work`, on a thread of its own, or for the stop: a request that was sent can only be left."""
-        outcome: list[_T] = []
-        failure: list[BaseException] = []
         woken = threading.Event()
-
-        def run() -> None:
-            try:
-                outcome.append(work())
-            except BaseException as err:  # carried over to the thread that waits, not swallowed
-                failure.append(err)
-            woken.set()
-
         unsubscribe = self.budget.on_stop(woken.set)
         try:
-            threading.Thread(target=contextvars.copy_context().run, args=(run,), name="fleet-lm", daemon=True).start()
+            future = stream.start(work)
+            future.add_done_callback(lambda _: woken.set())
             woken.wait()
         finally:
             unsubscribe()
-        if failure:
-            raise failure[0]
-        if not outcome:
-            self.budget.check()  # raises: only a stop wakes without an outcome
-        return outcome[0]
+        if not future.done():
+            self.budget.check()  # raises: only a stop wakes before the work is done
+        return future.result()
 
 
 def usage_of(bill: list[dict[str, Any]]) -> Usage:
@@ -141,7 +133,10 @@ class _Metered(dspy.LM):
     def __call__(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
         # `dspy.LM.__call__` fires the callbacks, so a refused call never shows as one that was made.
         def ask() -> Any:
-            reply = super(_Metered, self).__call__(prompt, messages=messages, **kwargs)
+            # An engine of one's own need not stream; DSPy's do.
+            tee = self.fleet_meter.tee if isinstance(self.engine, str) else None
+            with dspy.context(send_stream=tee):
+                reply = super(_Metered, self).__call__(prompt, messages=messages, **kwargs)
             _refuse_empty(reply, self.model)
             return reply
 

@@ -31,6 +31,9 @@ Watcher = Callable[[Event], None]
 Emit = Callable[[Fact, str | None], Event | None]
 """Takes a fact and the id of the call it is about (None: the run itself)."""
 
+PIECE_SECONDS = 0.05
+"""How often the pieces of a streamed answer become an event."""
+
 LIVE_TEXT_CHARS = 64_000
 """Most characters of one call's live text; the whole output is in its result."""
 
@@ -141,21 +144,28 @@ class Recorder(BaseCallback):
         self._places: dict[str, _Place] = {}
         self._open: dict[str, None] = {}
         self._shown: dict[str, int] = {}
+        self._pieces: dict[str, tuple[str, float]] = {}
 
     # --- what the engine tells -------------------------------------------------------------------------------------
 
     def output(self, channel: Channel, text: str) -> None:
         """Live text of the cell whose context this is."""
         call_id = self.here()
+        if call_id is not None:
+            self._append(call_id, channel, text)
+
+    def answer(self, text: str) -> None:
+        """A piece of the answer of the LM call whose context this is; pieces are put together to 20 events a second."""
+        call_id = self.here()
         if call_id is None:
             return
         with self._lock:
-            shown = self._shown.get(call_id, 0)
-            self._shown[call_id] = shown + len(text)
-        room = LIVE_TEXT_CHARS - shown
-        if room > 0:
-            more = "" if len(text) <= room else "\n… more output, see the result\n"
-            self._emit(CallText(channel=channel, text=text[:room] + more), call_id)
+            held, since = self._pieces.get(call_id, ("", 0.0))
+            now = time.monotonic()
+            is_due = now - since >= PIECE_SECONDS
+            self._pieces[call_id] = ("", now) if is_due else (held + text, since)
+        if is_due:
+            self._append(call_id, "answer", held + text)
 
     def note(self, fact: Fact) -> None:
         """A fact about the call whose context this is."""
@@ -209,6 +219,10 @@ class Recorder(BaseCallback):
         self._start(call_id, parent, "lm", name, parent.depth, {"prompt": _prompt_preview(asked)}, parent.iteration)
 
     def on_lm_end(self, call_id: str, outputs: Any | None, exception: BaseException | None = None) -> None:
+        with self._lock:
+            held, _ = self._pieces.pop(call_id, ("", 0.0))
+        if held:
+            self._append(call_id, "answer", held)
         text = outputs[0] if isinstance(outputs, list) and outputs else outputs
         if isinstance(text, dict):
             text = text.get("text")
@@ -247,6 +261,15 @@ class Recorder(BaseCallback):
         self._places[call_id] = _Place(parent.call_id, parent.depth)
 
     # --- inside ----------------------------------------------------------------------------------------------------
+
+    def _append(self, call_id: str, channel: Channel, text: str) -> None:
+        with self._lock:
+            shown = self._shown.get(call_id, 0)
+            self._shown[call_id] = shown + len(text)
+        room = LIVE_TEXT_CHARS - shown
+        if room > 0:
+            more = "" if len(text) <= room else "\n… more output, see the result\n"
+            self._emit(CallText(channel=channel, text=text[:room] + more), call_id)
 
     def _parent(self) -> _Place:
         return self._places.get(ACTIVE_CALL_ID.get() or "") or _Place(None, 0)

@@ -54,7 +54,7 @@ class Recursion:
         self.budget = budget
         self.recorder = Recorder(emit, budget)
         self._site = site
-        self._meter = Meter(budget, self.recorder.spent)
+        self._meter = Meter(budget, self.recorder.spent, self.recorder.answer)
         self.planner = self._meter.metered(site.models.planner, sub=False)
         self.sub = self._meter.metered(site.models.sub, sub=True)
         self.factory = _Factory(self)

@@ -59,6 +59,41 @@ def test_a_recursive_run_goes_over_http_too(provider):
     assert run.usage.calls == 3
 
 
+def test_the_answer_is_seen_as_it_arrives_and_on_the_call_that_gives_it(provider):
+    provider.pace(30)
+    provider.reply(answer("forty-two, and here are some more words so that it takes a while"))
+    bench = Workbench(load({"model": "gpt-test", "api_base": provider.base_url()}, environ={}), UnisolatedSandboxes())
+    live = bench.ask(Question("how many?", context="there are 42", mode="direct"))
+    assert live.result(60).status == "done"
+    events = live.trace.events
+    pieces = [event for event in events if event.fact.type == "call.text" and event.fact.channel == "answer"]
+    ended = next(event.seq for event in events if event.fact.type == "call.ended")
+    assert len(pieces) >= 2, "it comes in more than one piece"
+    assert all(piece.seq < ended for piece in pieces)
+    (call,) = live.tree().calls.values()
+    assert call.texts["answer"] == answer("forty-two, and here are some more words so that it takes a while")
+
+
+@pytest.mark.parametrize("fault", ["disconnect", "truncate", "corrupt"])
+def test_an_answer_that_breaks_off_is_a_failure_and_never_half_an_answer(provider, fault):
+    provider.reply(answer("forty-two and many more words"), times=None)
+    getattr(provider, fault)(after_chunks=2, times=None)
+    run = ask(provider)
+    assert run.status == "failed"
+    assert run.answer is None
+    assert run.error is not None
+    assert run.error.code == "model_failed"
+    assert run.error.hint
+
+
+def test_a_servers_own_failure_is_said(provider):
+    provider.add(Fail(500, times=None))
+    run = ask(provider)
+    assert run.status == "failed"
+    assert run.error is not None
+    assert "error of its own" in run.error.text
+
+
 def test_a_refused_key_is_said_with_the_next_step(provider):
     provider.add(Fail(401, times=None))
     run = ask(provider)
@@ -120,10 +155,11 @@ def eavesdropper():
         def do_POST(self) -> None:
             heard.append(dict(self.headers))
             self.rfile.read(int(self.headers["Content-Length"]))
-            choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": answer("42")}}
-            body = json.dumps({"id": "x", "object": "chat.completion", "model": "m", "choices": [choice]}).encode()
+            piece = {"index": 0, "finish_reason": "stop", "delta": {"role": "assistant", "content": answer("42")}}
+            chunk = {"id": "x", "object": "chat.completion.chunk", "model": "m", "choices": [piece]}
+            body = f"data: {json.dumps(chunk)}\n\ndata: [DONE]\n\n".encode()
             self.send_response(200)
-            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Type", "text/event-stream")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)

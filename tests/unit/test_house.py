@@ -26,7 +26,6 @@ READS_ENVIRONMENT = {
 CATCHES_EVERYTHING = {
     "engine/run.py",  # whatever happens, a run ends with its one run.ended
     "engine/recorder.py",  # a watcher that fails is dropped
-    "engine/meter.py",  # carries any error to the thread that waits for it
     "sandbox/guest.py",  # generated code may raise anything
     "localdaytona/app.py",  # an error becomes a status code
     "server/socket.py",
@@ -40,6 +39,7 @@ ASYNC = (
     "kernel/",
     "sandbox/daytona.py",  # the SDK's own loop
     "sandbox/interpreter.py",  # waits for a host tool that is async
+    "engine/stream.py",  # DSPy hands the pieces of an answer to an async function
 )
 # Uploaded together and run in the sandbox, where nothing but Python need be.
 UPLOADED = ("sandbox/guest.py", "sandbox/codec.py", "sandbox/output.py")

@@ -18,7 +18,7 @@ from fleet_rlm_jupyter.testing import ScriptedEngine, scripted_models
 
 def metered(engine: ScriptedEngine, sub: bool = False, **limits):
     budget = Budget(Limits(**limits))
-    meter = Meter(budget, lambda: None)
+    meter = Meter(budget, lambda: None, lambda _: None)
     return meter, meter.metered(scripted_models(engine).planner, sub=sub), budget
 
 
