@@ -6,6 +6,7 @@ digits of length, UTF-8 JSON. What comes from the other side is data: it is neve
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import datetime
 import decimal
@@ -13,7 +14,8 @@ import enum
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
+import types
+from collections.abc import Callable, Iterable, Iterator, KeysView, ValuesView
 from typing import Any, cast
 
 PROTOCOL = 1
@@ -22,6 +24,8 @@ HEAD = 9
 MAX_FRAME = 1 << 20
 MAX_INLINE = 256_000
 MAX_UNACKED = 64
+MAX_UNACKED_BYTES = 512_000
+"""Together with MAX_UNACKED this stays below the 256 terminal messages that Daytona keeps for a slow reader."""
 CHUNK = 16_000
 
 Frame = dict[str, Any]
@@ -88,43 +92,77 @@ def _parsed(body: bytes) -> Frame | None:
 TAG = "~"
 """An object with only this key carries a value that JSON has no word for: {"~": [kind, …]}."""
 
+_PLAIN = {str, bool, int, type(None)}
+_SEQUENCES = (range, collections.deque, KeysView, ValuesView, types.GeneratorType)
+
+
+def dumps(packed: Any) -> bytes:
+    """What `pack` returned as UTF-8 JSON, for files. Raises ValueError for a number of too many digits."""
+    return json.dumps(packed, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
+
+
+def loads(data: bytes) -> Any:
+    """The value whose packed form is in `data`; raises ValueError for what `pack` and `dumps` never write."""
+    try:
+        return json.loads(data.decode("utf-8", "surrogatepass"), object_hook=_untagged)
+    except RecursionError as err:
+        raise ValueError("nested too deeply") from err
+
 
 def pack(value: Any) -> Any:
-    """`value` as JSON. Raises TypeError for what cannot travel.
+    """`value` as JSON; shares containers with it. Raises TypeError or ValueError for what cannot travel.
 
     Exact both ways: None, bool, int, float (also inf and nan), str, bytes, list, tuple, set, frozenset, dict with any
-    packable keys, datetime, date, time, timedelta, Decimal. One way: named tuples, dataclasses and pydantic models
-    arrive as dicts, enums as their values, paths as text.
+    packable keys, datetime (a time zone as its offset), date, time, timedelta, Decimal. One way: named tuples,
+    dataclasses and pydantic models arrive as dicts, enums as their values, paths as text, views, ranges, deques and
+    generators as lists, subclasses as what they derive from, NumPy's scalars and arrays as numbers and lists.
     """
+    try:
+        return _packed(value)
+    except RecursionError as err:
+        raise ValueError("a value that is nested too deeply, or contains itself, cannot travel") from err
+
+
+def _packed(value: Any) -> Any:
     kind = type(value)
-    if value is None or kind in (bool, int, str):
+    if kind in _PLAIN:
         return value
     if kind is float:
         return value if math.isfinite(value) else {TAG: ["float", repr(value)]}
     if kind is list:
-        return [pack(item) for item in value]
+        return value if _are_plain(value) else [_packed(item) for item in value]
     if kind is dict:
-        if all(type(key) is str for key in value) and TAG not in value:
-            return {key: pack(item) for key, item in value.items()}
-        return {TAG: ["dict", [[pack(key), pack(item)] for key, item in value.items()]]}
-    return _pack_other(value)
+        if set(map(type, value)) <= {str} and TAG not in value:
+            return value if _are_plain(value.values()) else {key: _packed(item) for key, item in value.items()}
+        return {TAG: ["dict", [[_packed(key), _packed(item)] for key, item in value.items()]]}
+    return _packed_other(value)
 
 
-def _pack_other(value: Any) -> Any:
+def _are_plain(items: Iterable[Any]) -> bool:
+    """True if JSON takes all of `items` as they are. Costs next to nothing: most large values are lists of texts."""
+    kinds = set(map(type, items))
+    if float in kinds:
+        return kinds <= {*_PLAIN, float} and all(math.isfinite(item) for item in items if type(item) is float)
+    return kinds <= _PLAIN
+
+
+def _packed_other(value: Any) -> Any:
     if isinstance(value, bytes | bytearray | memoryview):
         return {TAG: ["bytes", bytes(value).hex()]}
     if isinstance(value, datetime.timedelta):
         return {TAG: ["timedelta", [value.days, value.seconds, value.microseconds]]}
-    if isinstance(value, datetime.datetime | datetime.date | datetime.time):
-        return {TAG: [type(value).__name__, value.isoformat()]}
+    for moment in (datetime.datetime, datetime.date, datetime.time):
+        if isinstance(value, moment):
+            # pandas' NaT calls itself a datetime, and like nan it is not equal to itself.
+            return {TAG: [moment.__name__, value.isoformat()]} if value == value else None
     if isinstance(value, decimal.Decimal):
         return {TAG: ["Decimal", str(value)]}
     if hasattr(value, "_asdict"):
-        return pack(dict(value._asdict()))
+        return _packed(dict(value._asdict()))
     for collection in (tuple, set, frozenset):
         if isinstance(value, collection):
-            return {TAG: [collection.__name__, [pack(item) for item in value]]}
-    return pack(_as_plain(value))
+            return {TAG: [collection.__name__, [_packed(item) for item in value]]}
+    return _packed(_as_plain(value))
 
 
 def _as_plain(value: Any) -> Any:
@@ -139,19 +177,20 @@ def _as_plain(value: Any) -> Any:
         convert = getattr(value, name, None)
         if callable(convert) and not isinstance(value, type):
             return convert()
-    for kind in (str, bool, int, float, list, dict):
+    if isinstance(value, _SEQUENCES):
+        return list(value)
+    for kind in cast(tuple[Any, ...], (str, int, float, list, dict)):
         if isinstance(value, kind):
-            convert = cast(Callable[[Any], Any], kind)
-            return convert(value)
+            return kind(value)
     raise TypeError(f"a {type(value).__name__} cannot travel between host and sandbox; send its parts")
 
 
 _UNPACK: dict[str, Callable[[Any], Any]] = {
     "float": float,
-    "tuple": lambda items: tuple(unpack(item) for item in items),
-    "set": lambda items: {unpack(item) for item in items},
-    "frozenset": lambda items: frozenset(unpack(item) for item in items),
-    "dict": lambda items: {unpack(key): unpack(item) for key, item in items},
+    "tuple": tuple,
+    "set": set,
+    "frozenset": frozenset,
+    "dict": dict,
     "bytes": bytes.fromhex,
     "timedelta": lambda parts: datetime.timedelta(*parts),
     "datetime": datetime.datetime.fromisoformat,
@@ -163,28 +202,49 @@ _UNPACK: dict[str, Callable[[Any], Any]] = {
 
 def unpack(value: Any) -> Any:
     """The inverse of `pack`; raises ValueError for what `pack` never writes."""
+    try:
+        return _unpacked(value)
+    except RecursionError as err:
+        raise ValueError("nested too deeply") from err
+
+
+def _unpacked(value: Any) -> Any:
     if isinstance(value, list):
-        return [unpack(item) for item in value]
-    if not isinstance(value, dict):
-        return value
+        return [_unpacked(item) for item in value]
+    if isinstance(value, dict):
+        return _untagged({key: _unpacked(item) for key, item in value.items()})
+    return value
+
+
+def _untagged(value: dict[str, Any]) -> Any:
+    """The value that a JSON object stands for, given that what it contains is unpacked already."""
     if TAG not in value:
-        return {key: unpack(item) for key, item in value.items()}
+        return value
     tagged = value[TAG]
-    if len(value) != 1 or not isinstance(tagged, list) or len(tagged) != 2 or tagged[0] not in _UNPACK:
+    if len(value) != 1 or type(tagged) is not list or len(tagged) != 2 or type(tagged[0]) is not str:
+        raise ValueError("not a packed value")
+    kind, content = tagged
+    if kind not in _UNPACK:
         raise ValueError("not a packed value")
     try:
-        return _UNPACK[tagged[0]](tagged[1])
+        return _UNPACK[kind](content)
     except (TypeError, ArithmeticError) as err:
-        raise ValueError(f"not a packed {tagged[0]}") from err
+        raise ValueError(f"not a packed {kind}") from err
 
 
 def fresh(value: Any) -> Any:
     """A copy of an unpacked value whose containers are new and whose leaves are shared: leaves cannot change."""
     kind = type(value)
     if kind is list:
-        return [fresh(item) for item in value]
+        return value.copy() if _are_leaves(value) else [fresh(item) for item in value]
     if kind is dict:
+        if _are_leaves(value.values()):
+            return value.copy()
         return {key: fresh(item) for key, item in value.items()}
     if kind is tuple:
-        return tuple(fresh(item) for item in value)
+        return value if _are_leaves(value) else tuple(fresh(item) for item in value)
     return set(value) if kind is set else value
+
+
+def _are_leaves(items: Iterable[Any]) -> bool:
+    return set(map(type, items)).isdisjoint((list, dict, tuple, set))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import collections
-import json
 import linecache
 import os
 import queue
@@ -17,46 +16,63 @@ import sys
 import threading
 import traceback
 import tty
+import types
 from collections.abc import Callable
 from typing import Any
 
-from .codec import MAX_INLINE, MAX_UNACKED, PROTOCOL, Frame, FrameReader, encode, fresh, pack, unpack
-from .output import Output, Pump, Stream
+from .codec import (
+    MAX_INLINE,
+    MAX_UNACKED,
+    MAX_UNACKED_BYTES,
+    PROTOCOL,
+    Frame,
+    FrameReader,
+    dumps,
+    encode,
+    fresh,
+    loads,
+    pack,
+    unpack,
+)
+from .output import Brake, Output, redirect
 
-SPILL = ".fleet"
+SPILL = os.path.abspath(".fleet")
+MOST_MESSAGE, MOST_TRACE = 4000, 40_000
 
 
-class Submitted(BaseException):
-    """SUBMIT was called: nothing of the cell runs any more, and no `except Exception` of it stops that."""
-
-    def __init__(self, value: dict[str, Any]) -> None:
-        super().__init__("submitted")
-        self.value = value
+class Submitted(SystemExit):
+    """SUBMIT was called: nothing of the cell runs any more. A thread that raises it ends without a word."""
 
 
 class Outbox:
     """Frames to the host, numbered; those it has not acknowledged are kept for the case that the line breaks."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, brake: Brake) -> None:
         self._fd = fd
+        self._brake = brake
+        self._pid = os.getpid()
         self._next = 1
         self._unacked: collections.deque[tuple[int, bytes]] = collections.deque()
-        self._room = threading.Condition(threading.RLock())
+        self._bytes = 0
+        self._room = threading.Condition(threading.Lock())
 
     def send(self, frame: Frame) -> None:
-        """Blocks while MAX_UNACKED frames are under way: a host that does not read holds the cell, not its memory."""
-        with self._room:
-            while len(self._unacked) >= MAX_UNACKED:
+        """Blocks while too much is under way: a host that does not read holds the cell, not its memory."""
+        if os.getpid() != self._pid:
+            raise RuntimeError("host functions and SUBMIT work in the REPL's own process, not in one forked from it")
+        with self._brake, self._room:
+            while len(self._unacked) >= MAX_UNACKED or self._bytes >= MAX_UNACKED_BYTES:
                 self._room.wait()
             data = encode({"s": self._next, **frame})
             self._unacked.append((self._next, data))
+            self._bytes += len(data)
             self._next += 1
             self._write(data)
 
     def acknowledge(self, number: int) -> None:
         with self._room:
             while self._unacked and self._unacked[0][0] <= number:
-                self._unacked.popleft()
+                self._bytes -= len(self._unacked.popleft()[1])
             self._room.notify_all()
 
     def resume(self, number: int) -> None:
@@ -74,40 +90,49 @@ class Outbox:
 class Callbacks:
     """Calls to the host that wait for their answer; any thread, many at once."""
 
-    def __init__(self, outbox: Outbox) -> None:
+    def __init__(self, outbox: Outbox, brake: Brake) -> None:
         self._outbox = outbox
+        self._brake = brake
         self._lock = threading.Lock()
         self._next = 0
-        self._waiting: dict[str, queue.SimpleQueue[Frame]] = {}
+        self._waiting: dict[str, tuple[int, queue.SimpleQueue[Frame]]] = {}
 
-    def call(self, cell: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        packed = json.dumps([pack(list(args)), pack(kwargs)], separators=(",", ":"))
+    def call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        frame: Frame = {"t": "call", "c": self._brake.cell, "fn": name}
+        packed = pack([list(args), kwargs])
+        data = dumps(packed)
         answer: queue.SimpleQueue[Frame] = queue.SimpleQueue()
-        with self._lock:
+        with self._brake, self._lock:
             self._next += 1
-            number = str(self._next)
-            self._waiting[number] = answer
-        frame: Frame = {"t": "call", "i": number, "c": cell, "fn": name}
-        if len(packed) > MAX_INLINE:
-            frame["f"] = spill(f"call-{number}", packed.encode())
-        else:
-            frame["a"], frame["k"] = json.loads(packed)
+            number = frame["i"] = str(self._next)
+            self._waiting[number] = threading.get_ident(), answer
+        path = ""
         try:
+            if len(data) > MAX_INLINE:
+                path = frame["f"] = spill(f"call-{number}", data)
+            else:
+                frame["a"], frame["k"] = packed
             self._outbox.send(frame)
             return self._value(answer.get())
         finally:
-            with self._lock:
-                self._waiting.pop(number, None)
+            with self._brake, self._lock:
+                del self._waiting[number]
+            if path:
+                os.unlink(path)
 
     def resolve(self, frame: Frame) -> None:
         with self._lock:
-            answer = self._waiting.get(str(frame.get("i")))
+            _, answer = self._waiting.get(str(frame.get("i")), (0, None))
         if answer is not None:
             answer.put(frame)
+        elif "f" in frame:
+            os.unlink(frame["f"])
 
     def interrupt(self) -> None:
+        """End every call that another thread than the main one waits for; that one gets the signal."""
+        main = threading.main_thread().ident
         with self._lock:
-            waiting = list(self._waiting.values())
+            waiting = [answer for thread, answer in self._waiting.values() if thread != main]
         for answer in waiting:
             answer.put({"e": {"type": "KeyboardInterrupt", "msg": "interrupted"}})
 
@@ -118,57 +143,72 @@ class Callbacks:
             if error["type"] == "KeyboardInterrupt":
                 raise KeyboardInterrupt(error["msg"])
             raise RuntimeError(f"{error['type']}: {error['msg']}")
-        return unpack(unspill(frame["f"]) if "f" in frame else frame.get("v"))
+        return unspill(frame["f"]) if "f" in frame else unpack(frame.get("v"))
 
 
 def spill(name: str, data: bytes) -> str:
     """A file for the host to fetch."""
-    path = os.path.abspath(os.path.join(SPILL, f"{name}-{os.urandom(8).hex()}"))
+    path = os.path.join(SPILL, f"{name}-{os.urandom(8).hex()}")
     with open(path, "wb") as file:
         file.write(data)
     return path
 
 
 def unspill(path: str) -> Any:
-    """The JSON of a file that the host put here for once."""
+    """The value in a file that the host put here for once."""
     with open(path, "rb") as file:
-        value = json.load(file)
-    os.unlink(path)
-    return value
+        os.unlink(path)
+        return loads(file.read())
 
 
 class Repl:
     """The namespace of the cells and how one of them runs."""
 
-    def __init__(self, callbacks: Callbacks, output: Output) -> None:
-        self.namespace: dict[str, Any] = {"__name__": "__main__", "__builtins__": __builtins__}
-        self.running = ""
+    def __init__(self, callbacks: Callbacks, brake: Brake) -> None:
+        # A real module, so that what cells define can be pickled and its annotations resolved.
+        main = sys.modules["__main__"] = types.ModuleType("__main__")
+        self.namespace: dict[str, Any] = main.__dict__
         self._callbacks = callbacks
-        self._output = output
+        self._brake = brake
         self._values: dict[str, Any] = {}
         self._fields: list[dict[str, Any]] | None = None
-        self._tools: set[str] = set()
+        self._submitted: dict[str, Any] | None = None
+        self._tools: dict[str, Callable[..., Any]] = {}
         self._count = 0
+        self._final_path = ""
 
     def run(self, frame: Frame) -> Frame:
-        """Run one cell; the `done` frame. `rm` in it drops values that no name uses any more."""
+        """Run one cell; the `done` frame. `unbound` in it says that its inputs could not be taken in."""
         self._count += 1
         name = f"<cell {self._count}>"
         done: Frame = {"t": "done", "c": frame["c"], "ok": True}
+        self._submitted = None
+        is_prepared = False
         try:
-            self._prepare(frame)
-            self._execute(frame["code"], name)
-        except Submitted as submitted:
-            done.update(self._final(submitted.value))
-        except SyntaxError as err:
-            is_ours = err.filename == name
-            text = "".join(traceback.format_exception_only(err)) if is_ours else _trace_of(err)
-            done.update(ok=False, err="SyntaxError" if is_ours else "Error", msg=str(err), tb=text)
+            try:
+                with self._brake:
+                    self._brake.begin(frame["c"])
+                    self._prepare(frame)
+                    is_prepared = True
+                self._execute(frame["code"], name)
+            finally:
+                self._brake.end()
+        except Submitted:
+            pass
         except BaseException as err:
-            done.update(ok=False, err=type(err).__name__, msg=str(err), tb=_trace_of(err))
+            self._brake.end()
+            kind = "SyntaxError" if isinstance(err, SyntaxError) and err.filename == name else type(err).__name__
+            done.update(ok=False, err=kind, msg=_message_of(err), tb=_trace_of(err))
+        if self._submitted is not None:
+            done = {"t": "done", "c": frame["c"], "ok": True, **self._final(self._submitted)}
+        if not is_prepared:
+            done["unbound"] = True
         return done
 
     def _prepare(self, frame: Frame) -> None:
+        if self._final_path:
+            os.unlink(self._final_path)
+            self._final_path = ""
         for key in frame.get("rm", ()):
             self._values.pop(key, None)
         for key, sent in frame.get("put", {}).items():
@@ -177,10 +217,13 @@ class Repl:
             # Anew for each cell: what a cell did to an input is not seen by the next, as DSPy's semantics want it.
             self.namespace[variable] = fresh(self._values[key])
         self._fields = frame.get("fields")
-        self.namespace["SUBMIT"] = self._submit
-        for tool in set(frame["tools"]) - self._tools:
-            self.namespace[tool] = self._proxy(tool)
-        self._tools = set(frame["tools"])
+        wanted = set(frame["tools"])
+        for tool in self._tools.keys() - wanted:
+            if self.namespace.get(tool) is self._tools.pop(tool):
+                del self.namespace[tool]
+        for tool in wanted - self._tools.keys():
+            self._tools[tool] = self._proxy(tool)
+        self.namespace.update(self._tools, SUBMIT=self._submit)
 
     def _execute(self, code: str, name: str) -> None:
         linecache.cache[name] = (len(code), None, code.splitlines(keepends=True), name)
@@ -188,9 +231,11 @@ class Repl:
         last = tree.body[-1] if tree.body else None
         if isinstance(last, ast.Expr):
             tree.body.pop()
-        exec(compile(tree, name, "exec"), self.namespace)
+        # Without dont_inherit the cell's annotations would be texts, as they are in this file.
+        exec(compile(tree, name, "exec", dont_inherit=True), self.namespace)
         if isinstance(last, ast.Expr):
-            value = eval(compile(ast.Expression(last.value), name, "eval"), self.namespace)
+            code_of_last = compile(ast.Expression(last.value), name, "eval", dont_inherit=True)
+            value = eval(code_of_last, self.namespace)
             if value is not None:
                 sys.stdout.write((value if isinstance(value, str) else repr(value)) + "\n")
 
@@ -208,48 +253,64 @@ class Repl:
         missing = [name for name in names if name not in given]
         if missing:
             raise TypeError(f"SUBMIT also needs {', '.join(missing)}")
-        raise Submitted(given)
+        packed = pack(given)  # what cannot travel is an error of this line
+        dumps(packed)
+        self._submitted = packed
+        raise Submitted
 
     def _proxy(self, tool: str) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
-            return self._callbacks.call(self.running, tool, args, kwargs)
+            return self._callbacks.call(tool, args, kwargs)
 
         call.__name__ = call.__qualname__ = tool
         return call
 
-    @staticmethod
-    def _final(value: dict[str, Any]) -> Frame:
+    def _final(self, packed: dict[str, Any]) -> Frame:
+        data = dumps(packed)
+        if len(data) <= MAX_INLINE:
+            return {"final": packed}
         try:
-            text = json.dumps(pack(value), separators=(",", ":"))
-        except (TypeError, ValueError) as err:
-            return {"ok": False, "err": type(err).__name__, "msg": str(err), "tb": f"SUBMIT: {err}"}
-        return {"final_file": spill("final", text.encode())} if len(text) > MAX_INLINE else {"final": json.loads(text)}
+            self._final_path = spill("final", data)
+        except OSError as err:
+            return {"ok": False, "err": "OSError", "msg": str(err), "tb": f"SUBMIT: {err}"}
+        return {"final_file": self._final_path}
 
 
 def _received(sent: Frame) -> Any:
-    """A value that the host sent: inline, or as a file of text or JSON that stays for as long as the sandbox lives."""
-    if "text" in sent:
-        with open(sent["text"], encoding="utf-8", errors="surrogatepass", newline="") as file:
-            return file.read()
-    if "bytes" in sent:
-        with open(sent["bytes"], "rb") as file:
-            return file.read()
-    if "json" in sent:
-        with open(sent["json"], "rb") as file:
-            return unpack(json.load(file))
+    """A value that the host sent: inline, or as a file of text, bytes or JSON."""
+    for kind in ("text", "bytes", "json"):
+        if kind in sent:
+            with open(sent[kind], "rb") as file:
+                data = file.read()
+            os.unlink(sent[kind])
+            if kind == "text":
+                return data.decode("utf-8", "surrogatepass")
+            return data if kind == "bytes" else loads(data)
     return unpack(sent["v"])
 
 
+def _message_of(err: BaseException) -> str:
+    try:
+        return str(err)[:MOST_MESSAGE]
+    except Exception as other:
+        return f"(its message cannot be shown: {type(other).__name__})"
+
+
 def _trace_of(err: BaseException) -> str:
-    """The traceback as the cell's author sees it: without our own frames."""
-    told = traceback.TracebackException.from_exception(err)
+    """The traceback as the cell's author sees it: without our own frames, head and tail where it is long."""
+    told = traceback.TracebackException.from_exception(err, compact=True)
     here = os.path.dirname(os.path.abspath(__file__))
-    seen = told
+    seen: traceback.TracebackException | None = told
     while seen is not None:
         kept = [frame for frame in seen.stack if not frame.filename.startswith(here)]
         seen.stack = traceback.StackSummary.from_list(kept)
         seen = seen.__cause__ or seen.__context__
-    return "".join(told.format())
+    text = "".join(told.format())
+    if len(text) > MOST_TRACE:
+        text = (
+            f"{text[: MOST_TRACE // 2]}\n… {len(text) - MOST_TRACE:,} characters left out …\n{text[-MOST_TRACE // 2 :]}"
+        )
+    return text
 
 
 class Guest:
@@ -259,34 +320,39 @@ class Guest:
         self._terminal = os.dup(0)
         os.set_inheritable(self._terminal, False)
         tty.setraw(self._terminal)
-        self._outbox = Outbox(self._terminal)
-        self._output = Output(self._outbox.send)
-        self._callbacks = Callbacks(self._outbox)
-        self._repl = Repl(self._callbacks, self._output)
+        self._brake = Brake()
+        self._outbox = Outbox(self._terminal, self._brake)
+        self._output = Output(self._outbox.send, self._brake)
+        self._callbacks = Callbacks(self._outbox, self._brake)
+        self._repl = Repl(self._callbacks, self._brake)
         self._cells: queue.SimpleQueue[Frame] = queue.SimpleQueue()
         self._seen = 0
-        self._redirect()
+        self._pid = os.getpid()
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
+        os.close(null)
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115 - stays open
+        self._settle = redirect(self._output, self._brake)
 
     def serve(self) -> None:
         os.makedirs(SPILL, exist_ok=True)
-        signal.signal(signal.SIGINT, self._interrupted)
+        signal.signal(signal.SIGINT, self._brake.on_signal)
         threading.Thread(target=self._read, daemon=True).start()
         ready = {"t": "ready", "pid": os.getpid(), "py": sys.version.split()[0], "proto": PROTOCOL, "cwd": os.getcwd()}
         self._outbox.send(ready)
         while True:
             frame = self._cells.get()
+            signal.signal(signal.SIGINT, self._brake.on_signal)  # the last cell may have set its own
+            if sys.stdin.closed:  # exit() does that
+                sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115 - stays open
             self._output.begin(frame["c"], int(frame.get("limits", {}).get("chars", 100_000)))
-            self._repl.running = frame["c"]
             done = self._repl.run(frame)
-            self._repl.running = ""  # from here on an interrupt is for nobody
-            for pump in self._pumps:
-                pump()
+            if os.getpid() != self._pid:  # the cell forked, and this is the other process
+                sys.stdout.flush()
+                os._exit(0 if done["ok"] else 1)
+            self._settle()
             self._output.end()
             self._outbox.send(done)
-
-    def _interrupted(self, number: int, frame: Any) -> None:
-        if self._repl.running:
-            raise KeyboardInterrupt("interrupted")
 
     def _read(self) -> None:
         reader = FrameReader()
@@ -307,23 +373,10 @@ class Guest:
             self._outbox.acknowledge(int(frame["n"]))
         elif kind == "hello":
             self._outbox.resume(int(frame["n"]))
-        elif kind == "int" and frame.get("c") == self._repl.running:
+        elif kind == "int" and frame.get("c") == self._brake.cell:
             self._callbacks.interrupt()
             # A signal, not interrupt_main: it also wakes a sleep or a lock that the main thread waits in.
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-
-    def _redirect(self) -> None:
-        null = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(null, 0)
-        os.close(null)
-        self._pumps: list[Callable[[], None]] = []
-        for name, fd in (("stdout", 1), ("stderr", 2)):
-            reading, writing = os.pipe()
-            os.dup2(writing, fd)
-            os.close(writing)
-            self._pumps.append(Pump(self._output, name, reading, fd).settle)
-            setattr(sys, name, Stream(self._output, name, fd))
-        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115 - stays open
 
 
 if __name__ == "__main__":

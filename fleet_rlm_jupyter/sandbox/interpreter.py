@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import inspect
 import json
 import keyword
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from dspy.primitives.code_interpreter import CodeExecutionError, CodeInterpreterError, FinalOutput
@@ -17,13 +15,14 @@ from dspy.utils.callback import with_callbacks
 
 from fleet_rlm_jupyter.domain.errors import SandboxError, SandboxLost
 from fleet_rlm_jupyter.domain.ports import EXECUTION_INSTRUCTIONS, OnOutput
-from fleet_rlm_jupyter.sandbox.codec import MAX_INLINE, Frame, fresh, pack
-from fleet_rlm_jupyter.sandbox.kernel_link import Cell, Done, KernelLink, Machine
+from fleet_rlm_jupyter.sandbox.cell import Cell, Done
+from fleet_rlm_jupyter.sandbox.inputs import Inputs
+from fleet_rlm_jupyter.sandbox.kernel_link import KernelLink, Machine
 from fleet_rlm_jupyter.settings import SandboxSettings
 
 _FACADE = "__dspy_host_token"
 _RESERVED = {"SUBMIT", "__builtins__"}
-_PLAIN = (str, bytes, int, float, bool, type(None), list, dict, tuple, set)
+_MOST_CODE = 400_000
 
 
 class Opened(Machine, Protocol):
@@ -78,6 +77,8 @@ class SandboxInterpreter:
                 # It builds RLMs without a depth limit; refused like this, DSPy leaves it out of the prompt too.
                 raise CodeExecutionError("sub-agents of DSPy's facade are off here: use sub_rlm or llm_query")
             self._check_names(given)
+            if len(json.dumps(code)) > _MOST_CODE:
+                raise CodeExecutionError(f"the code is too long: {len(code):,} characters; send data as a variable")
             self.start()
             return self._result(self._run(code, given))
         finally:
@@ -120,10 +121,16 @@ class SandboxInterpreter:
                 self._settings.output_chars,
                 self._settings.cell_seconds,
             )
-            return opened.link.run(cell, self.invoke_tool, self._on_output)
+            done = opened.link.run(cell, self.invoke_tool, self._on_output)
+            if done.is_unbound:
+                raise SandboxLost(
+                    f"the sandbox could not take in the inputs: {done.error} {done.message}",
+                    "raise sandbox.memory_mb, or pass a smaller context",
+                )
         except SandboxError as err:
             self._end(err.text)
             raise CodeInterpreterError(str(err)) from err
+        return done
 
     def _result(self, done: Done) -> Any:
         text = done.text
@@ -155,85 +162,6 @@ class SandboxInterpreter:
             self._over = why
             if self._opened is not None:
                 self._opened.close()
-
-
-@dataclass(slots=True)
-class _Bound:
-    """What a name was last bound to: a snapshot to compare with (None: compare by content), and its key."""
-
-    snapshot: Any
-    is_plain: bool
-    key: str
-
-
-class Inputs:
-    """Keeps track of what the guest already has, so that a value is sent once however often it is bound.
-
-    Unchanged is decided by identity where leaves cannot change and by type and equality otherwise, walking containers;
-    other objects are packed and compared by digest. Keys are digests: equal content under two names is sent once.
-    """
-
-    def __init__(self, machine: Machine) -> None:
-        self._machine = machine
-        self._bound: dict[str, _Bound] = {}
-        self._sent: set[str] = set()
-
-    def prepare(self, variables: dict[str, Any]) -> tuple[dict[str, str], dict[str, Frame], list[str]]:
-        """(name → key, key → what to put, keys to drop) for the next cell; large values are uploaded here."""
-        bound: dict[str, str] = {}
-        values: dict[str, Frame] = {}
-        for name, value in variables.items():
-            known = self._bound.get(name)
-            if known is not None and known.is_plain and same(known.snapshot, value):
-                bound[name] = known.key
-                continue
-            bound[name] = key = self._put(value, values)
-            is_plain = isinstance(value, _PLAIN)
-            self._bound[name] = _Bound(fresh(value) if is_plain else None, is_plain, key)
-        used = {known.key for known in self._bound.values()}
-        dropped = [key for key in self._sent if key not in used]
-        self._sent.difference_update(dropped)
-        return bound, values, dropped
-
-    def _put(self, value: Any, values: dict[str, Frame]) -> str:
-        kind, data = _encoded(value)
-        key = f"{kind}-{hashlib.sha256(data).hexdigest()[:32]}"
-        if key in self._sent:
-            return key
-        self._sent.add(key)
-        if kind == "json" and len(data) <= MAX_INLINE:
-            values[key] = {"v": json.loads(data)}
-        else:
-            path = f"{self._machine.home}/.fleet/{key}"
-            self._machine.put(path, data)
-            values[key] = {kind: path}
-        return key
-
-
-def _encoded(value: Any) -> tuple[str, bytes]:
-    if type(value) is str and len(value) > MAX_INLINE // 4:
-        return "text", value.encode("utf-8", "surrogatepass")
-    if type(value) is bytes and len(value) > MAX_INLINE // 4:
-        return "bytes", value
-    try:
-        return "json", json.dumps(pack(value), separators=(",", ":")).encode()
-    except (TypeError, ValueError, RecursionError) as err:
-        raise CodeInterpreterError(f"an input cannot travel to the sandbox: {err}") from err
-
-
-def same(before: Any, now: Any) -> bool:
-    """True if `now` is what `before` was: equal, and of equal types all the way down (1 is not True)."""
-    if type(before) is not type(now):
-        return False
-    kind = type(before)
-    if kind is dict:
-        return len(before) == len(now) and all(
-            old_key == key and type(old_key) is type(key) and same(old, new)
-            for (old_key, old), (key, new) in zip(before.items(), now.items(), strict=True)
-        )
-    if kind in (list, tuple):
-        return len(before) == len(now) and all(map(same, before, now))
-    return before is now or before == now
 
 
 def call_bound(tool: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:

@@ -1,0 +1,69 @@
+"""The threads on which host functions run that a cell calls, and what becomes of their errors."""
+
+from __future__ import annotations
+
+import collections
+import threading
+import traceback
+from collections.abc import Callable
+from types import TracebackType
+
+from fleet_rlm_jupyter.sandbox.codec import Frame
+
+MOST_MESSAGE = 10_000
+
+
+class Reply:
+    """What a call came to: `said` for the guest, or in `error` what must reach the caller instead.
+
+    A tool may raise anything, and this is where it goes, as it would with a Future.
+    """
+
+    def __init__(self) -> None:
+        self.said: Frame | None = None
+        self.error: BaseException | None = None
+
+    def __enter__(self) -> None:
+        """The call begins."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> bool:
+        self.error = error
+        if isinstance(error, Exception):
+            self.said = {"e": {"type": type(error).__name__, "msg": _message(error)}}
+        return True
+
+
+class Callers:
+    """Up to `most` threads that serve calls. Daemons: a tool that hangs must not keep the process from ending."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._lock = threading.Lock()
+        self._waiting: collections.deque[Callable[[], None]] = collections.deque()
+        self._busy = 0
+
+    def submit(self, job: Callable[[], None]) -> None:
+        with self._lock:
+            self._waiting.append(job)
+            if self._busy >= self._most:
+                return
+            self._busy += 1
+        threading.Thread(target=self._work, name="fleet-call", daemon=True).start()
+
+    def close(self) -> None:
+        with self._lock:
+            self._waiting.clear()
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    self._busy -= 1
+                    return
+                job = self._waiting.popleft()
+            job()
+
+
+def _message(error: Exception) -> str:
+    """What an error says; safe where its own `__str__` fails."""
+    return "".join(traceback.format_exception_only(error)).partition(": ")[2].strip()[:MOST_MESSAGE]
