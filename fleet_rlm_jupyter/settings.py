@@ -254,3 +254,8 @@ def bypass_proxies_for_loopback() -> None:
     for name in ("NO_PROXY", "no_proxy"):
         known = [host for host in os.environ.get(name, "").split(",") if host]
         os.environ[name] = ",".join(dict.fromkeys([*known, "127.0.0.1", "localhost"]))
+
+
+def keep_price_lists_local() -> None:
+    """Have DSPy and LiteLLM use the price lists they ship: both would fetch newer ones that nobody asked for."""
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")

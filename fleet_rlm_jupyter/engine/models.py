@@ -13,7 +13,7 @@ import dspy
 
 from fleet_rlm_jupyter.domain.errors import BadSettings
 from fleet_rlm_jupyter.engine.offline import OFFLINE_LABEL, OFFLINE_MODEL, recipes_lm
-from fleet_rlm_jupyter.settings import ALSO, Loaded, Settings, variable
+from fleet_rlm_jupyter.settings import ALSO, Loaded, Settings, keep_price_lists_local, variable
 
 PROBE_SECONDS = 0.3
 
@@ -41,6 +41,9 @@ OTHER = {
     "databricks",
     "huggingface",
 }
+
+OWN_SERVERS = {"lm_studio": "http://127.0.0.1:1234/v1", "vllm": "http://127.0.0.1:8000/v1"}
+"""Servers that DSPy reaches natively under the name `openai`, and where they listen unless api_base says otherwise."""
 
 LOCAL_SERVERS = {
     "Ollama": "http://127.0.0.1:11434",
@@ -125,7 +128,11 @@ def _lm(model: str, api_base: str | None, settings: Settings) -> dspy.LM:
     if model == OFFLINE_MODEL:
         return recipes_lm()
     name = model if "/" in model or not api_base else f"openai/{model}"
-    provider = _known_provider(name, api_base)
+    provider = _known_provider(name)
+    if provider in OWN_SERVERS:
+        api_base = api_base or OWN_SERVERS[provider]
+        name, provider = f"openai/{name.partition('/')[2]}", "openai"
+    keep_price_lists_local()
     options: dict[str, Any] = {"timeout": settings.model_seconds, "num_retries": settings.model_retries}
     # A provider's own key goes to that provider only, never to another address.
     key = settings.api_key if api_base else settings.provider_keys.get(provider) or settings.api_key
@@ -142,7 +149,7 @@ def _lm(model: str, api_base: str | None, settings: Settings) -> dspy.LM:
     return dspy.LM(name, cache=False, max_tokens=settings.max_tokens, **options)
 
 
-def _known_provider(model: str, api_base: str | None) -> str:
+def _known_provider(model: str) -> str:
     provider, slash, name = model.partition("/")
     if slash and name and (provider in DEFAULT_MODELS or provider in KEYLESS or provider in OTHER):
         return provider

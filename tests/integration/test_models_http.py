@@ -7,6 +7,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from dspy.clients.backend_selection import select_backend
 from llmock.pytest_plugin import LLMock
 from llmock.scenarios import Fail
 from llmock.testing import LLMockServer
@@ -192,3 +193,48 @@ def test_the_planner_and_the_sub_model_are_told_apart(provider):
     assert run.status == "done"
     assert [request.model for request in provider.requests] == ["gpt-test", "small-test", "gpt-test"]
     assert "small-test" in run.model
+
+
+def ask_through_litellm(server: LLMockServer, **settings) -> Run:
+    given = {"model": "together_ai/test", "api_base": server.base_url("together"), "model_retries": 0, **settings}
+    bench = Workbench(load(given, environ={}), UnisolatedSandboxes())
+    assert not select_backend(bench.models().planner).native, "this provider goes through LiteLLM"
+    return bench.ask(Question("how many?", context="there are 42", mode="direct")).result(90)
+
+
+LITELLM_FAULTS = {
+    "a refused key": (lambda mock: mock.add(Fail(401, times=None)), "refused the key"),
+    "too many requests": (lambda mock: mock.rate_limit(times=None, retry_after=0.01), "too many requests"),
+    "its own failure": (lambda mock: mock.add(Fail(500, times=None)), "error of its own"),
+    "an empty answer": (lambda mock: mock.reply("", times=None), ""),
+    "a line that breaks": (lambda mock: mock.disconnect(after_chunks=2, times=None), ""),
+    "a stream that is cut": (lambda mock: mock.truncate(after_chunks=2, times=None), ""),
+    "a body that is no JSON": (lambda mock: mock.corrupt(after_chunks=2, times=None), ""),
+}
+
+
+def test_through_litellm_an_answer_comes_back_too(server, provider):
+    provider.reply(answer("42"))
+    run = ask_through_litellm(server)
+    assert (run.status, run.answer) == ("done", "42")
+
+
+@pytest.mark.parametrize("fault", LITELLM_FAULTS)
+def test_through_litellm_failures_are_said_in_the_same_words(server, provider, fault):
+    provoke, text = LITELLM_FAULTS[fault]
+    provoke(provider)
+    run = ask_through_litellm(server)
+    assert run.status == "failed"
+    assert run.answer is None
+    assert run.error is not None
+    assert run.error.code == "model_failed"
+    assert text in run.error.text
+    assert run.error.hint
+
+
+def test_through_litellm_a_slow_server_is_said(server, provider):
+    provider.delay(5)
+    run = ask_through_litellm(server, model_seconds=0.5)
+    assert run.status == "failed"
+    assert run.error is not None
+    assert "in time" in run.error.text or "could not be reached" in run.error.text

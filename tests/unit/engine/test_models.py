@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from dspy.clients.backend_selection import select_backend
 from llmock.testing import LLMockServer
 
 from fleet_rlm_jupyter.domain.errors import BadSettings
@@ -80,3 +83,26 @@ def test_settings_reach_the_model():
     lm = models.resolve(load(given, environ={"OPENAI_API_KEY": "k"})).planner
     assert (lm.kwargs["timeout"], lm.num_retries, lm.kwargs["max_tokens"]) == (7, 1, 99)
     assert lm.cache is False
+
+
+PAGE = Path(__file__).parents[3] / "docs" / "reference" / "models.md"
+ROWS = [
+    [cell.strip(" `") for cell in line.split("|")[1:-1]]
+    for line in PAGE.read_text("utf-8").splitlines()
+    if "FLEET_MODEL=" in line and line.startswith("|")
+]
+
+
+def test_the_page_names_every_provider_there_is():
+    assert {row[0] for row in ROWS} == set(models.DEFAULT_MODELS) | models.KEYLESS | models.OTHER
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[row[0] for row in ROWS])
+def test_the_page_says_which_route_a_provider_takes_and_which_key_it_needs(row):
+    provider, route, key, line = row
+    model = line.removeprefix("FLEET_MODEL=")
+    assert model.startswith(f"{provider}/")
+    environ = {"FLEET_MODEL": model} | ({key: "k"} if key.endswith("_API_KEY") else {})
+    lm = models.resolve(load(NOWHERE, environ=environ)).planner
+    assert select_backend(lm).native is (route == "native")
+    assert (lm.kwargs.get("api_key") == "k") is key.endswith("_API_KEY")
