@@ -73,7 +73,7 @@ class Ask:
 
     def __call__(self, recursion: Recursion, inputs: dict[str, Any]) -> dspy.Prediction:
         if self._route(inputs).name == "rlm":
-            return recursion.rlm()(**inputs)
+            return recursion.rlm(**inputs)
         return dspy.Predict("context, question -> answer")(
             context=_as_text(inputs["context"]), question=inputs["question"]
         )

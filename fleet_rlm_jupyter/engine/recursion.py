@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar
 
 import dspy
@@ -60,8 +61,9 @@ class Recursion:
         self.factory = _Factory(self)
         _RLM_LOG.addFilter(_is_news)
 
+    @cached_property
     def rlm(self) -> dspy.Module:
-        """An RLM for `context, question` whose answer has the fields of this run's kind of model."""
+        """The RLM for `context, question` at every depth. It keeps no state between calls; building one is slow."""
         return dspy.RLM(
             self.models.signature,
             max_iters=MAX_ITERS,
@@ -75,7 +77,7 @@ class Recursion:
         """Answer `prompt` over `context` (text, or a dict of texts) with a child RLM in a sandbox of its own."""
         if not isinstance(prompt, str) or not prompt.strip():
             raise ToolFailed("sub_rlm needs a prompt", "say what the child should find out")
-        return str(self.rlm()(context=context, question=prompt).answer)
+        return str(self.rlm(context=context, question=prompt).answer)
 
     def sub_rlm_batched(self, prompts: list[str], contexts: list[Any] | None = None) -> list[Any]:
         """Answer prompts[i] over contexts[i] in parallel, order kept; one that fails is {"error": {…}} in its place."""

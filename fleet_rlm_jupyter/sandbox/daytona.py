@@ -38,7 +38,7 @@ MESSAGE_BYTES = 32_000
 MOST_FILE_BYTES = 1 << 30
 AUTO_STOP_MINUTES = 30
 REFRESH_SECONDS = 300
-WARM = 2
+WARM = 4
 """Local sandboxes kept ready once the first is in use: starting one costs about a quarter of a second."""
 
 _GUEST = ("codec.py", "output.py", "guest.py")

@@ -158,8 +158,8 @@ def _batch(prompt: str) -> str:
 
 
 def _children(prompt: str) -> str:
+    time.sleep(0.5)  # every call of the model takes as long, the planner's own too
     if "the whole" not in prompt:
-        time.sleep(0.5)
         return code("SUBMIT(answer='x')")
     return code("b=sub_rlm_batched(prompts=[f'part {i}' for i in range(8)])\nSUBMIT(answer=str(len(b)))")
 
