@@ -1,6 +1,6 @@
 """`make bench`: what it costs, beside DSPy's own LocalInterpreter in the same run. Prints a table; asserts nothing.
 
-Wall times on a shared machine are upper bounds: the load is printed, medians are shown, ours and the peer's turns alternate.
+Wall times on a shared machine are upper bounds: the load is printed, medians are shown, ours and the peer take turns.
 """
 
 from __future__ import annotations
@@ -48,13 +48,17 @@ def main() -> None:
 
 
 def _processes() -> None:
-    script = "import resource; r=resource.getrusage; b=r(0); import fleet_rlm_jupyter; a=r(0); print(a.ru_utime+a.ru_stime-b.ru_utime-b.ru_stime)"
+    script = (
+        "import resource; r = resource.getrusage; b = r(0); import fleet_rlm_jupyter; a = r(0)\n"
+        "print(a.ru_utime + a.ru_stime - b.ru_utime - b.ru_stime)"
+    )
     cpu = [float(subprocess.check_output([sys.executable, "-c", script])) for _ in range(5)]
     _figure("import of the package, CPU", cpu, None, "≤ 0.15 s")
     _figure("fleet --help", _timed(lambda: _fleet("--help"), 5), None, "≤ 0.4 s")
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder, "small.log")
-        log.write_text("".join(f"level={'error' if i % 7 == 0 else 'info'} service=s{i % 5} n={i}\n" for i in range(500)))
+        levels = ("error", *("info",) * 6)
+        log.write_text("".join(f"level={levels[i % 7]} service=s{i % 5} n={i}\n" for i in range(500)))
         ask = ("ask", "Which service has the most errors?", "--file", str(log), "--json", "--model", "offline/recipes")
         _figure("fleet ask, small file, to the answer", _timed(lambda: _fleet(*ask), 5), None, "≤ 6 s")
 
@@ -123,7 +127,8 @@ def _callback(make: Make) -> list[float]:
     interpreter.tools["echo"] = lambda text: text
     try:
         interpreter.execute("1")
-        timed = "import time\nb=time.perf_counter()\nfor _ in range(200): echo(text='x')\nprint((time.perf_counter()-b)/200)"
+        loop = "import time\nb = time.perf_counter()\nfor _ in range(200): echo(text='x')\n"
+        timed = loop + "print((time.perf_counter() - b) / 200)"
         return [float(interpreter.execute(timed))]
     finally:
         interpreter.shutdown()
