@@ -25,7 +25,7 @@ def start(tmp_path: Path, *more: str, **options) -> subprocess.Popen[str]:
     """`fleet ask` over a log that is long enough to be at work for a while."""
     log = tmp_path / "long.log"
     log.write_text(
-        "".join(f"level={'error' if i % 7 == 0 else 'info'} service=s{i % 5} n={i}\n" for i in range(400_000))
+        "".join(f"level={'error' if i % 7 == 0 else 'info'} service=s{i % 5} n={i}\n" for i in range(120_000))
     )
     (tmp_path / "tmp").mkdir(exist_ok=True)
     return subprocess.Popen(
