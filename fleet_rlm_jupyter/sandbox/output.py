@@ -42,6 +42,7 @@ class Brake:
         if self.cell and self._depth:
             self._is_due = True
         elif self.cell:
+            self._is_due = False
             raise KeyboardInterrupt("interrupted")
 
     def __enter__(self) -> None:
@@ -51,10 +52,11 @@ class Brake:
     def __exit__(self, *_: object) -> None:
         if threading.get_ident() != self._main:
             return
-        if self._depth == 1 and self._is_due and self.cell:
-            self._is_due, self._depth = False, 0
-            raise KeyboardInterrupt("interrupted")
+        # In this order: a signal between the two lines raises by itself, none is left for later.
         self._depth -= 1
+        if self._is_due and self.cell and not self._depth:
+            self._is_due = False
+            raise KeyboardInterrupt("interrupted")
 
 
 class Output:

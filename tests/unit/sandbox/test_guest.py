@@ -549,6 +549,15 @@ def test_an_interrupt_of_a_calling_loop_never_tears_the_line(repl):
         assert repl.execute("1 + 1") == "2"
 
 
+def test_an_interrupt_just_after_a_call_is_not_put_off(repl):
+    for _ in range(100):
+        once_running(repl, repl.interrupt)
+        begun = time.monotonic()
+        with pytest.raises(CodeExecutionError, match="KeyboardInterrupt"):
+            repl.execute("running()\nimport threading\nthreading.Event().wait()")
+        assert time.monotonic() - begun < 2
+
+
 def test_an_interrupt_reaches_calls_that_wait_in_threads(repl):
     release = threading.Event()
     repl.tools["block"] = lambda: release.wait(SECONDS)
