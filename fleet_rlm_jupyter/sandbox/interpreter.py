@@ -79,7 +79,9 @@ class SandboxInterpreter:
             self._check_names(given)
             if len(json.dumps(code)) > _MOST_CODE:
                 raise CodeExecutionError(f"the code is too long: {len(code):,} characters; send data as a variable")
-            self.start()
+            self._refuse_if_over()
+            if self._opened is None:
+                self.start()
             return self._result(self._run(code, given))
         finally:
             self._executing.release()
