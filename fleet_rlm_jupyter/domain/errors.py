@@ -6,7 +6,7 @@ FleetError(text, hint)
 ├── EndsRun        sticky; becomes run.ended
 │   ├── BudgetExceeded · DeadlineExceeded · Cancelled
 ├── ForUser        said before any work
-│   ├── BadSettings · NoSuchSession · BadPath · BadRequest · ModelFailed
+│   ├── BadSettings · NoSuchSession · BadPath (NotText) · BadRequest · ModelFailed
 └── SandboxError   the machine under the code
     ├── SandboxUnavailable   retry is safe
     └── SandboxLost          its state is gone
@@ -116,6 +116,12 @@ class BadPath(ForUser):
     """A path does not exist, cannot be read or leaves its root."""
 
     code = "bad_path"
+
+
+class NotText(BadPath):
+    """A file is there but holds no text that can be read."""
+
+    code = "not_text"
 
 
 class BadRequest(ForUser):

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fleet_rlm_jupyter.domain.errors import BadPath
+from fleet_rlm_jupyter.domain.errors import BadPath, NotText
 from fleet_rlm_jupyter.settings import ContextSettings
 
 SKIPPED_FOLDERS = {"__pycache__", "site-packages", "node_modules", ".git", ".venv", ".hg", ".svn", ".ipynb_checkpoints"}
@@ -57,18 +57,12 @@ def read_context(paths: Sequence[str | Path], limits: ContextSettings) -> Contex
     for name, path in _files(paths, manifest):
         try:
             texts[name] = _add(path, manifest, limits)
-        except _NotText as err:
+        except NotText as err:
             manifest.left_out[name] = err.text
     if not texts:
         shown = ", ".join(str(path) for path in paths)
         raise BadPath(f"there is no text in {shown}", "pass a file or folder that holds text")
     return Context(texts, manifest)
-
-
-class _NotText(BadPath):
-    """The file is there but is no text."""
-
-    code = "not_text"
 
 
 def _files(paths: Sequence[str | Path], manifest: Manifest) -> Iterator[tuple[str, Path]]:
@@ -131,16 +125,16 @@ def _read(path: Path) -> str:
     try:
         raw = path.read_bytes()
     except OSError as err:
-        raise _NotText(f"{path} cannot be read: {err.strerror}", "check its permissions") from err
+        raise NotText(f"{path} cannot be read: {err.strerror}", "check its permissions") from err
     if b"\0" in raw[:8192]:
-        raise _NotText(f"{path} is a binary file", "convert it to text first")
+        raise NotText(f"{path} is a binary file", "convert it to text first")
     if b"\r" in raw:
         raw = raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n")  # as Python reads text files
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError:
         if _looks_binary(raw):
-            raise _NotText(f"{path} is a binary file", "convert it to text first") from None
+            raise NotText(f"{path} is a binary file", "convert it to text first") from None
         return raw.decode("latin-1")
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import dspy
 from pydantic import JsonValue, TypeAdapter
+from pydantic_core import to_jsonable_python
 
 from fleet_rlm_jupyter.domain.budget import Budget
 from fleet_rlm_jupyter.domain.errors import Cancelled, EndsRun, ErrorText
@@ -32,23 +34,23 @@ def execute(program: Program, inputs: dict[str, Any], budget: Budget, emit: Emit
 
     Never raises an Exception. Whatever DSPy does inside spends from `budget`, whose clock runs since it was made.
     """
-    emit(program.started(inputs, budget), None)
     recursion = program.bind(budget, emit)
     timer = threading.Timer(max(0.0, budget.seconds_left), budget.expire)
     timer.daemon = True
     timer.start()
-    prediction: dspy.Prediction | None = None
+    found = _Found()
     failure: Exception | None = None
     try:
+        emit(program.started(inputs, budget), None)
         with _dspy_for(recursion):
-            prediction = program(recursion, inputs)
+            found = _found(program(recursion, inputs))
     except KeyboardInterrupt:
         budget.cancel()
     except Exception as err:
         failure = err
     finally:
         timer.cancel()
-    end = _end(prediction, failure, budget.stopped)
+    end = _end(found, failure, budget.stopped)
     recursion.recorder.close(end.error)
     recursion.recorder.spent()
     emit(end, None)
@@ -68,19 +70,26 @@ def _dspy_for(recursion: Recursion) -> Any:
     )
 
 
-def _end(prediction: dspy.Prediction | None, failure: Exception | None, stopped: EndsRun | None) -> RunEnded:
-    answer, outputs = _fields(prediction)
-    if stopped is not None:
-        status: RunStatus = "cancelled" if isinstance(stopped, Cancelled) else "over_budget"
-        return RunEnded(status=status, answer=answer, outputs=outputs, error=ErrorText.of(stopped))
-    if failure is not None:
-        return RunEnded(status="failed", error=ErrorText.of(explained(failure)))
-    return RunEnded(status="abstained" if outputs.get("recipe") == "" else "done", answer=answer, outputs=outputs)
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What a program has to say: its answer, and its further fields."""
+
+    answer: str | None = None
+    outputs: dict[str, JsonValue] = field(default_factory=dict[str, JsonValue])
 
 
-def _fields(prediction: dspy.Prediction | None) -> tuple[str | None, dict[str, JsonValue]]:
-    if prediction is None:
-        return None, {}
+def _found(prediction: dspy.Prediction) -> _Found:
     fields = {name: value for name, value in prediction.items() if name not in ("trajectory", "final_reasoning")}
     answer = fields.pop("answer", None)
-    return None if answer is None else str(answer), {name: _JSON.validate_python(fields[name]) for name in fields}
+    outputs = {name: _JSON.validate_python(to_jsonable_python(value)) for name, value in fields.items()}
+    return _Found(None if answer is None else str(answer), outputs)
+
+
+def _end(found: _Found, failure: Exception | None, stopped: EndsRun | None) -> RunEnded:
+    said: dict[str, Any] = {"answer": found.answer, "outputs": found.outputs}
+    if stopped is not None:
+        status: RunStatus = "cancelled" if isinstance(stopped, Cancelled) else "over_budget"
+        return RunEnded(status=status, error=ErrorText.of(stopped), **said)
+    if failure is not None:
+        return RunEnded(status="failed", error=ErrorText.of(explained(failure)))
+    return RunEnded(status="abstained" if found.outputs.get("recipe") == "" else "done", **said)
