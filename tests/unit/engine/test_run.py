@@ -108,7 +108,7 @@ def test_an_answer_given_although_the_budget_was_used_up_is_kept_but_not_called_
 
 
 def test_the_deadline_ends_a_program_that_waits_for_the_model():
-    end, _ = run(lambda recursion: [recursion.planner("again") for _ in range(100_000)], seconds=0.2)
+    end, _ = run(lambda recursion: [recursion.planner("again") for _ in range(100_000)], seconds=0.2, calls=1_000_000)
     assert end.status == "over_budget"
     assert end.error is not None
     assert end.error.code == "deadline"
