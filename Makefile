@@ -14,7 +14,7 @@ LANES   := $(wildcard tests/unit tests/contract tests/integration tests/docs tes
 PYTEST := PYTHONSAFEPATH=1 $(BIN)/pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev demo check test test-all other-lanes soak bench
+.PHONY: help setup dev demo check test test-all other-lanes soak bench lab
 
 help: ## show these targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ dev: $(BIN)/python ## the same for work on the package: editable, with everythin
 demo: setup ## ask a real question over Python's standard library: no key, no network
 	$(BIN)/fleet ask "Which modules define a class that subclasses Exception, and how many such classes are there?" \
 		--context "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')"
+
+lab: $(VENV)/.lab ## open JupyterLab on the first notebook: no key needed
+	$(BIN)/jupyter lab notebooks/01_first_run.ipynb
 
 check: $(VENV)/.dev ## lint, format, types, import rules, spelling, house rules
 	$(BIN)/ruff check .
@@ -62,6 +65,9 @@ $(BIN)/python:
 $(VENV)/.run: $(SOURCES) | $(BIN)/python
 	@$(call install,run,.,run)
 
+$(VENV)/.lab: $(SOURCES) | $(BIN)/python
+	@$(call install,lab,.[lab],run lab)
+
 $(VENV)/.test: $(SOURCES) | $(BIN)/python
 	@$(call install,test,.[test],run test)
 
@@ -82,7 +88,7 @@ define install
 		echo "installing the changed package"; \
 		$(BIN)/python -m pip install --quiet --compile --no-deps --force-reinstall .; \
 	fi; \
-	for extra in run test dev; do if cmp -s pyproject.toml $(VENV)/.$$extra; then touch $(VENV)/.$$extra; fi; done
+	for extra in run lab test dev; do if cmp -s pyproject.toml $(VENV)/.$$extra; then touch $(VENV)/.$$extra; fi; done
 endef
 
 IS_EDITABLE = $(BIN)/python -c 'import importlib.metadata as m, sys; sys.exit("\"editable\": true" not in (m.distribution("fleet-rlm-jupyter").read_text("direct_url.json") or ""))' 2>/dev/null

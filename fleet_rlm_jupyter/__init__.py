@@ -1,7 +1,8 @@
 """A Jupyter-native workbench for Recursive Language Models.
 
 `interpreter` is a zero-argument callable for `dspy.RLM(…, interpreter_factory=fleet.interpreter)`; `Workbench`,
-`Question` and `Settings` are for programs of your own. Nothing heavy is imported before one of them is used.
+`Question` and `Settings` are for programs of your own. In a notebook, `%load_ext fleet_rlm_jupyter` brings `%%fleet`,
+and `start` is the same from Python. Nothing heavy is imported before one of them is used.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from fleet_rlm_jupyter.domain.errors import FleetError, ForUser
     from fleet_rlm_jupyter.domain.events import Limits
     from fleet_rlm_jupyter.engine.recipes.plan import RECIPES
+    from fleet_rlm_jupyter.kernel.handles import start
     from fleet_rlm_jupyter.settings import Settings
     from fleet_rlm_jupyter.workbench import Question, Workbench, interpreter
 
@@ -28,6 +30,7 @@ __all__ = [
     "Workbench",
     "__version__",
     "interpreter",
+    "start",
 ]
 
 # Where a public name lives. Its module is imported on first use: DSPy alone takes two seconds.
@@ -40,8 +43,9 @@ _HOMES = {
     "Question": "workbench",
     "Workbench": "workbench",
     "interpreter": "workbench",
+    "start": "kernel.handles",
 }
-_MODULES = {"domain", "engine", "localdaytona", "sandbox", "settings", "workbench", "terminal", "testing"}
+_MODULES = {"domain", "engine", "kernel", "localdaytona", "sandbox", "settings", "workbench", "terminal", "testing"}
 
 
 def __getattr__(name: str) -> Any:
@@ -50,3 +54,13 @@ def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def load_ipython_extension(ip: Any) -> None:
+    """`%load_ext fleet_rlm_jupyter`."""
+    importlib.import_module(f"{__name__}.kernel.magics").load(ip)
+
+
+def unload_ipython_extension(ip: Any) -> None:
+    """`%unload_ext fleet_rlm_jupyter`."""
+    importlib.import_module(f"{__name__}.kernel.magics").unload(ip)

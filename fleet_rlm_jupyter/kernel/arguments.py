@@ -1,0 +1,181 @@
+"""The options of the magics: one table makes the parser, the help, the completion and the reference page."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import shlex
+from dataclasses import dataclass, field
+from typing import Any, Literal, NoReturn
+
+import fleet_rlm_jupyter as fleet
+
+Takes = Literal["variable", "new variable", "path", "choice", "recipe", "slot", "setting", "number", "text"]
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option of `%%fleet`. `takes` says what completes it."""
+
+    names: tuple[str, ...]
+    takes: Takes
+    metavar: str
+    help: str
+    choices: tuple[str, ...] = ()
+    is_repeatable: bool = False
+
+    @property
+    def name(self) -> str:
+        """The name as Python knows it."""
+        return self.names[-1].lstrip("-").replace("-", "_")
+
+
+OPTIONS = (
+    Option(("--var",), "variable", "NAME", "A variable of this kernel as context; repeatable.", is_repeatable=True),
+    Option(("--context", "--file"), "path", "PATH", "A file or folder as context; repeatable.", is_repeatable=True),
+    Option(("-o", "--out"), "new variable", "NAME", "Where the result goes."),
+    Option(("--mode",), "choice", "MODE", "An RLM, a plain call, or by size.", ("auto", "rlm_only", "direct")),
+    Option(("--model",), "text", "MODEL", "DSPy model string, e.g. openai/gpt-5; offline/recipes needs no key."),
+    Option(("--sub-model",), "text", "MODEL", "Model for sub-queries."),
+    Option(("--api-base",), "text", "URL", "URL of an OpenAI-compatible server."),
+    Option(("--recipe",), "recipe", "NAME", "Offline recipe to use."),
+    Option(("--slot",), "slot", "NAME=VALUE", "A slot of the recipe; repeatable.", is_repeatable=True),
+    Option(("--calls",), "number", "N", "Most LM calls of the whole tree."),
+    Option(("--sub-calls",), "number", "N", "Most LM calls made by generated code."),
+    Option(("--tokens",), "number", "N", "Most tokens, in and out."),
+    Option(("--cost",), "number", "DOLLARS", "Most US dollars."),
+    Option(("--seconds",), "number", "S", "Most seconds."),
+    Option(("--depth",), "number", "N", "Deepest recursion."),
+    Option(("--sandboxes",), "number", "N", "Most sandboxes at the same time."),
+    Option(("--set",), "setting", "NAME=VALUE", "Any setting, for this question; repeatable.", is_repeatable=True),
+)
+
+LIMITS = ("calls", "sub_calls", "tokens", "cost", "seconds", "depth", "sandboxes")
+SETTINGS = ("model", "sub_model", "api_base")
+
+SUBCOMMANDS = {
+    "status": "What is configured and what is running.",
+    "runs": "The runs of this kernel.",
+    "replay": "Show a run again, the last by default: `%fleet replay [RUN_ID] [--speed N]`.",
+    "doctor": "Say what is configured, from where, whether it works, and what to do next.",
+    "config": "Settings of this notebook: `%fleet config [NAME [VALUE]]`, `config reset`, `config debug on`.",
+    "help": "This help.",
+}
+
+CELL_USAGE = "%%fleet [options]\nYOUR QUESTION"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise fleet.ForUser(message, "%%fleet? shows the options")
+
+
+@dataclass(slots=True)
+class CellArguments:
+    """What the line of a `%%fleet` cell says."""
+
+    variables: list[str] = field(default_factory=list[str])
+    paths: list[str] = field(default_factory=list[str])
+    out: str | None = None
+    mode: str = "auto"
+    recipe: str | None = None
+    slots: dict[str, str] = field(default_factory=dict[str, str])
+    limits: dict[str, Any] = field(default_factory=dict[str, Any])
+    settings: dict[str, str] = field(default_factory=dict[str, str])
+    is_help: bool = False
+
+
+def parse(line: str) -> CellArguments:
+    """Raises ForUser for what is no option, with the nearest one."""
+    words = split(line)
+    found, rest = _parser().parse_known_args(words)
+    if rest:
+        raise _unknown(rest[0])
+    for name in [*found.var, *([found.out] if found.out else [])]:
+        if not name.isidentifier():
+            raise fleet.ForUser(f"{name!r} is no name of a variable", "assign the value to a variable, then name that")
+    settings = dict(_pairs("--set", found.set))
+    settings.update({name: getattr(found, name) for name in SETTINGS if getattr(found, name) is not None})
+    return CellArguments(
+        variables=list(dict.fromkeys(found.var)),
+        paths=found.file,
+        out=found.out,
+        mode=found.mode or "auto",
+        recipe=found.recipe,
+        slots=dict(_pairs("--slot", found.slot)),
+        limits={name: getattr(found, name) for name in LIMITS if getattr(found, name) is not None},
+        settings=settings,
+        is_help=found.is_help,
+    )
+
+
+def split(line: str) -> list[str]:
+    """The words of a magic's line, as a shell would cut them. Raises ForUser for an open quotation mark."""
+    try:
+        return shlex.split(line)
+    except ValueError as err:
+        raise fleet.ForUser(f"the line cannot be read: {str(err).lower()}", "close the quotation mark") from err
+
+
+def cell_help() -> str:
+    """What `%%fleet?` shows."""
+    lines = [
+        "Ask a question over contexts of any size: the cell is the question, its answer and recursion tree the output.",
+        "",
+        *(f"    {line}" for line in CELL_USAGE.splitlines()),
+        "",
+        "options:",
+    ]
+    for option in OPTIONS:
+        names = ", ".join(option.names)
+        choices = f" One of {', '.join(option.choices)}." if option.choices else ""
+        lines.append(f"  {names + ' ' + option.metavar:<24} {option.help}{choices}")
+    lines += ["", "The result that -o names has answer, status, usage, tree, trace, error, outputs and found."]
+    return "\n".join(lines)
+
+
+def line_help() -> str:
+    """What `%fleet?` shows."""
+    lines = ["Look after what was asked.", ""]
+    lines += [f"  %fleet {name:<8} {text}" for name, text in SUBCOMMANDS.items()]
+    return "\n".join(lines)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="%%fleet", add_help=False, allow_abbrev=False)
+    kinds = {
+        "calls": int,
+        "sub_calls": int,
+        "tokens": int,
+        "depth": int,
+        "sandboxes": int,
+        "cost": float,
+        "seconds": float,
+    }
+    for option in OPTIONS:
+        if option.is_repeatable:
+            parser.add_argument(*option.names, dest=option.name, action="append", default=[])
+        else:
+            choices = option.choices or None
+            parser.add_argument(*option.names, dest=option.name, type=kinds.get(option.name, str), choices=choices)
+    parser.add_argument("-h", "--help", dest="is_help", action="store_true")
+    return parser
+
+
+def _pairs(option: str, texts: list[str]) -> list[tuple[str, str]]:
+    for text in texts:
+        if not text.partition("=")[0] or "=" not in text:
+            raise fleet.ForUser(
+                f"{option} takes NAME=VALUE, not {text!r}", "put quotation marks around the whole of it"
+            )
+    return [(name, value) for name, _, value in (text.partition("=") for text in texts)]
+
+
+def _unknown(word: str) -> fleet.ForUser:
+    if not word.startswith("-"):
+        return fleet.ForUser(f"{word!r} is no option", "the question goes into the cell, below the line of %%fleet")
+    known = [name for option in OPTIONS for name in option.names]
+    near = difflib.get_close_matches(word, known, 1)
+    return fleet.ForUser(
+        f"there is no option {word}", f"did you mean {near[0]}?" if near else "%%fleet? shows the options"
+    )

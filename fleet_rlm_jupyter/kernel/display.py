@@ -1,0 +1,136 @@
+"""What an output cell shows: live lines while a run goes on, then the run itself in their place."""
+
+from __future__ import annotations
+
+import queue
+import time
+from html import escape
+from typing import Any
+
+from IPython.core.getipython import get_ipython
+from IPython.display import display
+
+from fleet_rlm_jupyter.domain.events import (
+    BudgetSpent,
+    CallEnded,
+    CallStarted,
+    Event,
+    RunEnded,
+    RunStarted,
+    SandboxChanged,
+)
+from fleet_rlm_jupyter.kernel.handles import STOP_SECONDS, Handle, Result
+from fleet_rlm_jupyter.terminal import clean
+
+SHOWN_LINES = 6
+SECONDS_BETWEEN = 0.05
+SECONDS_BETWEEN_TICKS = 1.0
+
+
+class LiveLines:
+    """The last few changes of state in one display that is updated; without a front end, one printed line each."""
+
+    def __init__(self, handle: Handle) -> None:
+        self._handle = handle
+        self._has_front_end = getattr(get_ipython(), "kernel", None) is not None
+        self._shown: Any = None
+        self._lines: list[str] = []
+        self._spent = ""
+        self._is_changed = True
+        self._begun = time.monotonic()
+        self._updated = 0.0
+
+    def follow(self) -> bool:
+        """Show the run until it ends; True if the user interrupted it, which cancels it."""
+        events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._handle.live.watch(events.put)
+        try:
+            self._show_until_end(events)
+        except KeyboardInterrupt:
+            self._handle.cancel()
+            self._add("stopping; what was found is kept")
+            self._update()
+            self._handle.result(STOP_SECONDS)
+            return True
+        return False
+
+    def end(self, result: Result) -> None:
+        """Put the result in the place of the lines."""
+        if not self._has_front_end:
+            print(repr(result))
+            return
+        data = result._repr_mimebundle_()  # pyright: ignore[reportPrivateUsage]
+        if self._shown is None:
+            display(data, raw=True)
+        else:
+            self._shown.update(data, raw=True)
+
+    def _show_until_end(self, events: queue.SimpleQueue[Event]) -> None:
+        is_over = False
+        while not is_over:
+            try:
+                event = events.get(timeout=SECONDS_BETWEEN)
+                is_over = isinstance(event.fact, RunEnded)
+                self._see(event)
+            except queue.Empty:
+                pass
+            now = time.monotonic()
+            since = now - self._updated
+            if (self._is_changed and since >= SECONDS_BETWEEN) or since >= SECONDS_BETWEEN_TICKS:
+                self._update()
+
+    def _see(self, event: Event) -> None:
+        if isinstance(event.fact, BudgetSpent):
+            self._spent = f"{event.fact.calls} of {event.fact.limits.calls} LM calls"
+            self._is_changed = True
+        line = progress_line(event)
+        if line is not None:
+            self._add(line)
+
+    def _add(self, line: str) -> None:
+        line = clean(self._handle.mask(line))
+        self._lines.append(line)
+        self._is_changed = True
+        if not self._has_front_end:
+            print(line, flush=True)
+
+    def _update(self) -> None:
+        self._updated, self._is_changed = time.monotonic(), False
+        if not self._has_front_end:
+            return
+        head = f"running · {time.monotonic() - self._begun:.0f} s" + (f" · {self._spent}" if self._spent else "")
+        head += " · interrupt the kernel (■) to stop"
+        lines = [head, *self._lines[-SHOWN_LINES:]]
+        style = (
+            "color:var(--jp-content-font-color2, inherit);background:none;margin:0;white-space:pre-wrap;"
+            "font-family:var(--jp-code-font-family, ui-monospace, monospace);font-size:var(--jp-code-font-size, .9em)"
+        )
+        html = f'<pre style="{style}"><strong>{escape(head)}</strong>\n{escape(chr(10).join(lines[1:]))}</pre>'
+        data = {"text/plain": "\n".join(lines), "text/html": html}
+        if self._shown is None:
+            self._shown = display(data, raw=True, display_id=True)
+        else:
+            self._shown.update(data, raw=True)
+
+
+def progress_line(event: Event) -> str | None:
+    """One line for a change of state; None for what is none."""
+    match event.fact:
+        case RunStarted(model=model, isolation=isolation, note=note):
+            return f"model: {model} | sandbox: {isolation} | {note}"
+        case CallStarted(kind="rlm", depth=depth):
+            return f"{'  ' * depth}RLM at depth {depth}"
+        case CallStarted(kind="lm", iteration=str(step), depth=depth):
+            return f"{'  ' * depth}step {step}: the model plans"
+        case CallStarted(kind="code", depth=depth):
+            return f"{'  ' * depth}code runs in the sandbox"
+        case CallStarted(kind="tool", name=name, depth=depth):
+            return f"{'  ' * depth}{name}"
+        case CallEnded(error=error) if error is not None:
+            return f"  ✗ {error.text.splitlines()[0] if error.text else error.code}"
+        case SandboxChanged(state="ready", sandbox_id=sandbox_id):
+            return f"  sandbox {sandbox_id[:8]} is ready"
+        case SandboxChanged(state="lost", reason=reason):
+            return f"  a sandbox was lost: {reason}"
+        case _:
+            return None

@@ -1,0 +1,248 @@
+"""Runs that a notebook has started: a handle while they go on, a result when they have ended."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import PurePath
+from typing import Any
+
+from pydantic import JsonValue, ValidationError
+
+from fleet_rlm_jupyter.domain.calls import CallTree, fold
+from fleet_rlm_jupyter.domain.errors import BadRequest, ErrorText, FleetError
+from fleet_rlm_jupyter.domain.events import Event, Limits, RunStatus, Usage
+from fleet_rlm_jupyter.domain.session import Run
+from fleet_rlm_jupyter.engine.ask import Mode
+from fleet_rlm_jupyter.engine.contexts import Value
+from fleet_rlm_jupyter.kernel.bundle import MIME, run_json
+from fleet_rlm_jupyter.kernel.masking import Mask
+from fleet_rlm_jupyter.kernel.page import as_html, as_text, found_so_far
+from fleet_rlm_jupyter.kernel.variables import as_context
+from fleet_rlm_jupyter.settings import load
+from fleet_rlm_jupyter.workbench import LiveRun, Question, Workbench, default
+
+STOP_SECONDS = 10
+_SETTINGS = ("model", "sub_model", "api_base")
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A run that has ended: `answer, status, usage, tree, trace, error, outputs`, and what it was and ran on.
+
+    `found` is what the code at the top had found when there is no answer. A notebook shows it as answer and tree.
+    """
+
+    run: Run = field(repr=False)
+    trace: tuple[Event, ...] = field(repr=False)
+    mask: Mask = field(repr=False)
+
+    @property
+    def answer(self) -> str | None:
+        return self.run.answer
+
+    @property
+    def status(self) -> RunStatus:
+        return self.run.status
+
+    @property
+    def usage(self) -> Usage:
+        return self.run.usage
+
+    @property
+    def error(self) -> ErrorText | None:
+        return self.run.error
+
+    @property
+    def outputs(self) -> dict[str, JsonValue]:
+        return self.run.outputs
+
+    @property
+    def tree(self) -> CallTree:
+        return fold(self.trace)
+
+    @property
+    def found(self) -> str:
+        return found_so_far(self.tree)
+
+    @property
+    def run_id(self) -> str:
+        return self.run.run_id
+
+    @property
+    def question(self) -> str:
+        return self.run.question
+
+    @property
+    def model(self) -> str:
+        return self.run.model
+
+    @property
+    def sandbox(self) -> str:
+        return self.run.sandbox
+
+    def __repr__(self) -> str:
+        return as_text(self.run, self.tree, self.mask)
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
+        tree = self.tree
+        return {
+            "text/plain": as_text(self.run, tree, self.mask),
+            "text/html": as_html(self.run, tree, self.mask),
+            MIME: run_json(self.run, self.trace, self.mask),
+        }
+
+
+class Handle:
+    """A run that may still be going on. `result()` and `await handle` give its Result; `cancel()` stops it.
+
+    Interrupting either wait cancels the run; `result()` then gives what was found.
+    """
+
+    def __init__(self, live: LiveRun, mask: Mask) -> None:
+        self.live = live
+        self.mask = mask
+
+    @property
+    def run_id(self) -> str:
+        return self.live.run_id
+
+    @property
+    def status(self) -> str:
+        """`running`, or how it ended."""
+        return self.live.tree().status or "running"
+
+    def cancel(self) -> None:
+        """Stop it; harmless when it has ended."""
+        self.live.cancel()
+
+    def result(self, timeout: float | None = None) -> Result:
+        """How it ended; raises TimeoutError if it has not within `timeout` seconds."""
+        try:
+            run = self.live.result(timeout)
+        except KeyboardInterrupt:
+            self.cancel()
+            raise
+        return Result(run, self.live.trace.events, self.mask)
+
+    def __await__(self) -> Generator[Any, None, Result]:
+        return self._wait().__await__()
+
+    async def _wait(self) -> Result:
+        try:
+            return await asyncio.to_thread(self.result)
+        except (asyncio.CancelledError, KeyboardInterrupt):
+            self.cancel()
+            raise
+
+    def __repr__(self) -> str:
+        return f"<run {self.run_id}: {self.status}>"
+
+
+@dataclass(frozen=True, slots=True)
+class AskOptions:
+    """How a question is to be answered: `limits` by the names of a budget, `settings` by dotted name."""
+
+    mode: Mode = "auto"
+    paths: Sequence[str] = ()
+    recipe: str | None = None
+    slots: Mapping[str, str] = field(default_factory=dict[str, str])
+    limits: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+class Notebook:
+    """What this kernel has asked so far, on which workbenches. `overrides` are its own settings, by dotted name."""
+
+    def __init__(self) -> None:
+        self.overrides: dict[str, Any] = {}
+        self.handles: list[Handle] = []
+        self.shows_tracebacks = False
+        self._benches: list[Workbench] = []
+
+    def bench(self, settings: Mapping[str, Any] | None = None) -> Workbench:
+        """The Workbench of the settings in force now: `%env` and `.env` may have changed since. Raises BadSettings."""
+        loaded = load({**self.overrides, **(settings or {})})
+        if not self._benches:
+            self._benches.append(default())
+        for bench in self._benches:
+            if bench.loaded == loaded:
+                return bench
+        self._benches.append(Workbench(loaded))
+        return self._benches[-1]
+
+    def start(self, question: str, context: Value | None, options: AskOptions) -> Handle:
+        """Start a run. Raises FleetError before any work."""
+        bench = self.bench(options.settings)
+        asked = Question(question, options.paths, context, options.mode, options.recipe, options.slots)
+        handle = Handle(bench.ask(asked, _limits(bench, options.limits)), Mask.of(bench.settings))
+        self.handles.append(handle)
+        return handle
+
+    def handle(self, run_id: str | None) -> Handle:
+        """The run of that id or the beginning of one, or the last run. Raises BadRequest."""
+        if not self.handles:
+            raise BadRequest("nothing was asked in this kernel yet", "ask with %%fleet")
+        if run_id is None:
+            return self.handles[-1]
+        found = [handle for handle in self.handles if handle.run_id.startswith(run_id)]
+        if len(found) != 1:
+            many = "more than one run" if found else "no run"
+            raise BadRequest(f"there is {many} {run_id} in this kernel", "%fleet runs lists them")
+        return found[0]
+
+
+@cache
+def notebook() -> Notebook:
+    """The kernel's own: magics and `start` share it."""
+    return Notebook()
+
+
+def start(
+    question: str,
+    context: object = None,
+    *,
+    mode: Mode = "auto",
+    recipe: str | None = None,
+    slots: Mapping[str, str] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Handle:
+    """Start a run that answers `question` over `context`, and return at once.
+
+    `context` is a text, bytes, list, dict, table, array or path, or a list of paths. Further options are the names of
+    a budget (`calls, sub_calls, tokens, cost, seconds, depth, sandboxes, siblings, batch`) and `model, sub_model,
+    api_base`; `settings` takes any other by its dotted name. Raises FleetError before any work, never afterwards.
+    """
+    given = {**(settings or {}), **{name: options.pop(name) for name in _SETTINGS if name in options}}
+    paths = _paths(context)
+    made = None
+    if context is not None and not paths:
+        made = as_context(context, notebook().bench(given).settings.context)
+    return notebook().start(question, made, AskOptions(mode, paths, recipe, slots or {}, options, given))
+
+
+def _paths(context: object) -> list[str]:
+    if isinstance(context, PurePath):
+        return [str(context)]
+    if isinstance(context, list | tuple) and context and all(isinstance(item, PurePath) for item in context):
+        return [str(item) for item in context]
+    return []
+
+
+def _limits(bench: Workbench, given: Mapping[str, Any]) -> Limits:
+    try:
+        return Limits.model_validate({**bench.settings.budget.model_dump(), **given})
+    except ValidationError as err:
+        first = err.errors(include_url=False)[0]
+        name = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise BadRequest(f"there is no option {name}", f"a budget has {', '.join(Limits.model_fields)}") from err
+        raise BadRequest(f"{name} cannot be {first['input']!r}: {first['msg'].lower()}", "give another number") from err
+
+
+def explained(err: FleetError, mask: Mask) -> list[str]:
+    """An error as its one line and the next step."""
+    return [f"error: {mask(err.text)}", *([f"next:  {mask(err.hint)}"] if err.hint else [])]
