@@ -59,7 +59,7 @@ Url = Annotated[str, AfterValidator(_url)]
 class SandboxSettings(_Group):
     """Where and how generated code runs."""
 
-    level: Literal["auto", "L3", "L1"] = Field(
+    level: Literal["auto", "L3", "L2", "L1"] = Field(
         default="auto", description="isolation of the local server; auto takes the best"
     )
     allow_unisolated: bool = Field(default=False, description="allow level L1, where model-written code runs as you")

@@ -96,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
         default="",
         help=f"the API key that clients must send; better in {_KEY_VARIABLE}, where ps shows it not",
     )
-    add("--level", choices=("auto", "L3", "L1"), default="auto", help="isolation of sandboxes")
+    add("--level", choices=("auto", "L3", "L2", "L1"), default="auto", help="isolation of sandboxes")
     add("--allow-unisolated", action="store_true", help="accept level L1, where code runs as you")
     add("--data", default="", help="folder that keeps the volumes (default: they end with the server)")
     add("--memory-mb", type=int, default=0, help="memory of each process in a sandbox that asks for none; 0: no limit")

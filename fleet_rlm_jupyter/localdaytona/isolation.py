@@ -5,8 +5,9 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 
-from fleet_rlm_jupyter.localdaytona import linux, namespaces, toolbox
+from fleet_rlm_jupyter.localdaytona import linux, namespaces, restricted, toolbox
 from fleet_rlm_jupyter.localdaytona.plan import INSIDE_UID, SandboxPlan
 
 _PROBE_SECONDS = 20
@@ -17,6 +18,7 @@ def become(plan: SandboxPlan, listener: socket.socket, link: socket.socket) -> N
 
     Raises OSError when a step is refused; nothing of the sandbox's code has run then.
     """
+    confine: Callable[[], None] | None = None
     if plan.level == "L3":
         namespaces.begin(plan)
         reader, writer = os.pipe()
@@ -29,48 +31,59 @@ def become(plan: SandboxPlan, listener: socket.socket, link: socket.socket) -> N
         os.close(reader)
         namespaces.finish(plan)
     else:
-        _become_unisolated(plan)
+        if plan.level == "L2":
+            confine = _become_restricted(plan)
+        else:
+            _become_unisolated(plan)
         link.send(b'{"pid": %d}\n' % os.getpid())
     if plan.probe:
         link.send(b'{"ready": true, "python": %s}\n' % (b"true" if _works(plan) else b"false"))
     else:
-        toolbox.run(plan, listener, link)
+        toolbox.run(plan, listener, link, confine)
 
 
 def _become_unisolated(plan: SandboxPlan) -> None:
-    os.setsid()
-    os.umask(0o022)
-    if sys.platform == "linux":
-        linux.adopt_orphans()
-    if plan.owner is not None:
-        os.setgroups([])
-        os.setgid(plan.owner)
-        os.setuid(plan.owner)
+    _begin_session()
+    _become_owner(plan)
     namespaces.set_limits(plan)
     if sys.platform == "linux":
         linux.forbid_new_privileges()
     for mount in plan.mounts:
-        _link_volume(plan, mount.target, os.path.join(mount.root, mount.subpath))
+        source = os.path.join(mount.root, mount.subpath)
+        os.makedirs(source, exist_ok=True)
+        restricted.link_volume(plan, mount.target, source)
     os.chdir(plan.home)
 
 
-def _link_volume(plan: SandboxPlan, target: str, source: str) -> None:
-    """Show a volume as a link below the private home, since only a namespace could mount it elsewhere."""
-    inside = target.removeprefix("/home/daytona").strip("/")
-    place = os.path.join(plan.home, inside)
-    os.makedirs(source, exist_ok=True)
-    os.makedirs(os.path.dirname(place), exist_ok=True)
-    if os.path.islink(place):
-        os.unlink(place)
-    os.symlink(source, place)
+def _become_restricted(plan: SandboxPlan) -> Callable[[], None]:
+    _begin_session()
+    confine = restricted.enter(plan, lambda: _become_owner(plan))
+    os.chdir(plan.home)
+    return confine
+
+
+def _begin_session() -> None:
+    os.setsid()
+    os.umask(0o022)
+    if sys.platform == "linux":
+        linux.adopt_orphans()
+
+
+def _become_owner(plan: SandboxPlan) -> None:
+    if plan.owner is not None:
+        os.setgroups([])
+        os.setgid(plan.owner)
+        os.setuid(plan.owner)
 
 
 def _works(plan: SandboxPlan) -> bool:
-    """Whether the interpreter starts here; at L3 also that the promises of the level hold."""
+    """Whether the interpreter starts here; at L3 or L2 also that the promises of the level hold."""
     if plan.level == "L3":
         if os.getuid() != INSIDE_UID or os.path.exists("/.old"):
             raise OSError("the sandbox would not be isolated")
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    if plan.level == "L2" and not restricted.holds():
+        raise OSError("the sandbox would not be restricted")
     try:
         done = subprocess.run(
             [plan.probe, "-I", "-c", "import json, socket"],

@@ -121,6 +121,11 @@ def drop_capabilities() -> None:
             if err.errno == errno.EINVAL:  # past the last capability this kernel knows
                 break
             raise
+    clear_capabilities()
+
+
+def clear_capabilities() -> None:
+    """Give up what this thread may do; with no-new-privileges nothing brings it back."""
     header = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)
     call("capset", header, bytes(24))
 

@@ -183,5 +183,6 @@ def set_limits(plan: SandboxPlan) -> None:
         hard = resource.getrlimit(kind)[1]
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(kind, (value, value))
-    if plan.level == "L3":  # elsewhere the kernel would count all processes of the same user
+    if plan.level == "L3" or (plan.level == "L2" and plan.owner is not None):
+        # elsewhere the kernel would count all processes of the user
         resource.setrlimit(resource.RLIMIT_NPROC, (plan.limits.processes, plan.limits.processes))

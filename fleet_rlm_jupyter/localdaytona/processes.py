@@ -18,8 +18,9 @@ _SHELLS = ("/bin/zsh", "/bin/bash", "/bin/sh")
 class SandboxProcesses:
     """All children of the toolbox. The toolbox also adopts orphans, so it must wait for any child."""
 
-    def __init__(self, plan: SandboxPlan) -> None:
+    def __init__(self, plan: SandboxPlan, confine: Callable[[], None] | None = None) -> None:
         self._plan = plan
+        self._confine = confine
         self.home = plan.home
         self.tmp = plan.tmp
         self._exits: dict[int, asyncio.Future[int]] = {}
@@ -101,7 +102,7 @@ class SandboxProcesses:
 
     def _preparation(self, terminal: bool) -> Callable[[], None] | None:
         memory = self._plan.limits.memory_mb << 20
-        if not terminal and not memory:
+        if not terminal and not memory and self._confine is None:
             return None
 
         def prepare() -> None:
@@ -109,6 +110,8 @@ class SandboxProcesses:
                 os.login_tty(os.dup(0))
             if memory:
                 resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+            if self._confine is not None:
+                self._confine()
 
         return prepare
 

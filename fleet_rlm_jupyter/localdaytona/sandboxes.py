@@ -181,7 +181,7 @@ class LocalSandboxes:
             "env": strings(wanted, "env"),
             "labels": sandbox.labels,
             "public": bool(wanted.get("public")),
-            "networkBlockAll": self._ground.level == "L3",
+            "networkBlockAll": self._ground.level != "L1",
             "kvm": False,
             "target": wanted.get("target") or "local",
             "cpu": number(wanted, "cpu", 0) or os.cpu_count() or 1,
@@ -262,7 +262,7 @@ class LocalSandboxes:
             if ".." in Path(subpath).parts:
                 raise ApiError(400, "BAD_REQUEST", "the subpath of a volume must not contain '..'")
             if self._ground.level != "L3" and not target.startswith("/home/daytona/"):
-                raise ApiError(400, "BAD_REQUEST", "without isolation a volume must be mounted below /home/daytona/")
+                raise ApiError(400, "BAD_REQUEST", "without namespaces a volume must be mounted below /home/daytona/")
             mounts.append(MountedVolume(self._volumes.files(str(volume["id"])), subpath, target))
         return mounts
 

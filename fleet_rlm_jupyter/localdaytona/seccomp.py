@@ -3,6 +3,7 @@
 import ctypes
 import errno
 import platform
+import socket
 import struct
 
 from fleet_rlm_jupyter.localdaytona import linux
@@ -28,6 +29,7 @@ _NEW_NAMESPACES = (
     | linux.CLONE_NEWNET
 )
 _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK, _NETLINK_ROUTE = 1, 2, 10, 16, 0
+_SOCK_DGRAM = 2
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 
 # Denied outright: (x86_64, aarch64); None where the architecture has no such call.
@@ -90,6 +92,23 @@ _DENIED: dict[str, tuple[int | None, int | None]] = {
     "userfaultfd": (323, 282),
     "vhangup": (153, 58),
 }
+# Denied as well where no namespace keeps these apart from those of the host.
+_SHARED: dict[str, tuple[int | None, int | None]] = {
+    "mq_open": (240, 180),
+    "mq_unlink": (241, 181),
+    "msgctl": (71, 187),
+    "msgget": (68, 186),
+    "msgrcv": (70, 188),
+    "msgsnd": (69, 189),
+    "semctl": (66, 191),
+    "semget": (64, 190),
+    "semop": (65, 193),
+    "semtimedop": (220, 192),
+    "shmat": (30, 196),
+    "shmctl": (31, 195),
+    "shmget": (29, 194),
+}
+_STRICTLY_CHECKED = {"prlimit64": (302, 261), "socketpair": (53, 199)}
 _CHECKED = {"clone": (56, 220), "clone3": (435, 435), "ioctl": (16, 29), "socket": (41, 198)}
 _ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 _X32_BIT = 0x40000000
@@ -99,15 +118,17 @@ class _Filter(ctypes.Structure):
     _fields_ = [("length", ctypes.c_ushort), ("program", ctypes.c_char_p)]
 
 
-def install() -> None:
+def install(strict: bool = False) -> None:
     """Load the filter for this process and all it starts; needs no-new-privileges.
 
+    `strict` leaves no sockets but connected pairs: the socket file of another program (a session bus, a container
+    engine) is a way out that only a namespace closes, and the filter cannot see which path is meant.
     Raises OSError when the kernel has no filters or this architecture is unknown.
     """
     column, arch = _ARCHITECTURES.get(platform.machine(), (-1, 0))
     if column < 0:
         raise OSError(errno.ENOSYS, f"seccomp: no table for the architecture {platform.machine()}")
-    code = _program(column, arch)
+    code = _program(column, arch, strict)
     linux.call(
         "prctl",
         ctypes.c_int(22),  # PR_SET_SECCOMP
@@ -118,12 +139,12 @@ def install() -> None:
     )
 
 
-def _program(column: int, arch: int) -> bytes:
+def _program(column: int, arch: int, strict: bool = False) -> bytes:
     number = {name: numbers[column] for name, numbers in _CHECKED.items()}
     code = _load(_ARCH) + _jump(_EQUAL, arch, 1, 0) + _answer(_KILL) + _load(_NUMBER)
     if column == 0:
         code += _jump(_AT_LEAST, _X32_BIT, 0, 1) + _deny(errno.ENOSYS)
-    for denied in (row[column] for row in _DENIED.values()):
+    for denied in (row[column] for row in (_DENIED | (_SHARED if strict else {})).values()):
         if denied is None:
             continue
         code += _when(denied, _deny(errno.EPERM))
@@ -133,6 +154,8 @@ def _program(column: int, arch: int) -> bytes:
     for command in (_TIOCSTI, _TIOCLINUX):
         commands += _jump(_EQUAL, command, 0, 1) + _deny(errno.EPERM)
     code += _when(number["ioctl"], commands)
+    if strict:
+        return code + _without_sockets(column) + _answer(_ALLOW)
     families = _load_argument(0)
     for family in (_AF_UNIX, _AF_INET, _AF_INET6):
         families += _jump(_EQUAL, family, 0, 1) + _answer(_ALLOW)
@@ -140,6 +163,30 @@ def _program(column: int, arch: int) -> bytes:
     families += _load_argument(2) + _jump(_EQUAL, _NETLINK_ROUTE, 1, 0) + _deny(errno.EAFNOSUPPORT)
     code += _when(number["socket"], families)
     return code + _answer(_ALLOW)
+
+
+def _without_sockets(column: int) -> bytes:
+    number = {name: numbers[column] for name, numbers in (_CHECKED | _STRICTLY_CHECKED).items()}
+    code = _when(number["socket"], _deny(errno.EAFNOSUPPORT))
+    pair = _load_argument(0) + _jump(_EQUAL, _AF_UNIX, 1, 0) + _deny(errno.EAFNOSUPPORT)
+    # Datagrams can be sent to any address, also over a connected pair. The types allowed, 1 and 5, lack this bit.
+    pair += _load_argument(1) + _jump(_ANY_BIT, _SOCK_DGRAM, 0, 1) + _deny(errno.EAFNOSUPPORT)
+    code += _when(number["socketpair"], pair)
+    own = _load_argument(0) + _jump(_EQUAL, 0, 1, 0) + _deny(errno.EPERM)  # limits of others would end them
+    return code + _when(number["prlimit64"], own)
+
+
+def denies_sockets() -> bool:
+    """Whether this process can make no socket of its own, as the strict filter promises."""
+    for family in (socket.AF_UNIX, socket.AF_INET):
+        try:
+            socket.socket(family, socket.SOCK_DGRAM).close()
+        except OSError as err:
+            if err.errno != errno.EAFNOSUPPORT:
+                return False
+        else:
+            return False
+    return True
 
 
 def _when(number: int, then: bytes) -> bytes:

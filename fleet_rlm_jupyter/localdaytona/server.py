@@ -16,7 +16,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from fleet_rlm_jupyter.localdaytona import app, levels
+from fleet_rlm_jupyter.localdaytona import app, levels, restricted
 from fleet_rlm_jupyter.localdaytona.folders import Folders, reachable_by_all, remove_tree
 from fleet_rlm_jupyter.localdaytona.levels import LABELS, NotIsolated
 from fleet_rlm_jupyter.localdaytona.options import ServerOptions
@@ -121,16 +121,23 @@ def _bind(port: int) -> socket.socket:
 
 
 async def _choose(options: ServerOptions, folders: Folders, spawner: Spawner, owner: int | None) -> Footing:
-    """Try L3 in a child process; fall back to L1 only if that was allowed."""
-    reason = "asked for"
-    if options.level in ("auto", "L3"):
+    """Try L3, then L2, each in a child process; fall back to L1 only if that was allowed."""
+    refusals: list[str] = []
+    for level in ("L3", "L2"):
+        if options.level not in ("auto", level):
+            continue
         try:
-            works = await _probe("L3", options, folders, spawner, owner)
-            return _footing("L3", "namespaces work here", works)
+            works = await _probe(level, options, folders, spawner, owner)
         except SpawnError as err:
-            reason = str(err)
-        if options.level == "L3":
-            raise NotIsolated(f"level L3 is not available: {reason}", "use --level auto, or set DAYTONA_API_KEY")
+            refusals.append(f"{level}: {err}")
+            continue
+        reason = "namespaces work here" if level == "L3" else "; ".join([*refusals, restricted.weakness(owner)])
+        return _footing(level, reason, works)
+    reason = "; ".join(refusals) or "asked for"
+    if options.level in ("L3", "L2"):
+        raise NotIsolated(
+            f"level {options.level} is not available, {reason}", "use --level auto, or set DAYTONA_API_KEY"
+        )
     if not options.allow_unisolated:
         text = "level L1 does not isolate" if options.level == "L1" else f"no isolation is available: {reason}"
         raise NotIsolated(text, "pass --allow-unisolated if code may run as you, or set DAYTONA_API_KEY")
@@ -155,7 +162,7 @@ async def _probe(level: str, options: ServerOptions, folders: Folders, spawner: 
         folder=folders.make_sandbox(identifier),
         shared=folders.shared,
         owner=owner,
-        read_only=levels.interpreter_paths(options.home) if level == "L3" else (),
+        read_only=levels.interpreter_paths(options.home) if level != "L1" else (),
         probe=sys.executable,
     )
     try:

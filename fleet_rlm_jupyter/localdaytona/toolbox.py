@@ -25,13 +25,17 @@ _LONGEST_SECONDS = 24 * 3600
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def run(plan: SandboxPlan, listener: socket.socket, link: socket.socket) -> None:
-    """Serve until the other end of `link`, held by the fork server, is closed."""
-    asyncio.run(_serve(plan, listener, link))
+def run(
+    plan: SandboxPlan, listener: socket.socket, link: socket.socket, confine: Callable[[], None] | None = None
+) -> None:
+    """Serve until the other end of `link`, held by the fork server, is closed; each command calls `confine` first."""
+    asyncio.run(_serve(plan, listener, link, confine))
 
 
-async def _serve(plan: SandboxPlan, listener: socket.socket, link: socket.socket) -> None:
-    processes = SandboxProcesses(plan)
+async def _serve(
+    plan: SandboxPlan, listener: socket.socket, link: socket.socket, confine: Callable[[], None] | None
+) -> None:
+    processes = SandboxProcesses(plan, confine)
     processes.watch()
     app = web.Application(middlewares=[_errors_as_json], client_max_size=64 << 20)
     CommandRoutes(processes).add_routes(app)

@@ -11,7 +11,7 @@ from contract.localdaytona_server import SECONDS, Server, start
 from daytona import Daytona
 
 
-@pytest.fixture(scope="session", params=["L3", "L1"])
+@pytest.fixture(scope="session", params=["L3", "L2", "L1"])
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     with tempfile.TemporaryDirectory() as data:
         os.chmod(data, 0o755)  # at L1 the code runs as another user when the tests run as root

@@ -59,7 +59,7 @@ def refusal(*options: str, env: dict[str, str] | None = None) -> tuple[int, dict
     return process.returncode, json.loads(out)["error"], err.decode()
 
 
-@pytest.mark.parametrize("level", ["L3", "L1"])
+@pytest.mark.parametrize("level", ["L3", "L2", "L1"])
 @pytest.mark.parametrize("victim", ["parent", "server"])
 def test_nothing_is_left_five_seconds_after_kill_minus_nine(level: str, victim: str, temporary: Path) -> None:
     marker = f"sleep 8{os.getpid()}{len(level + victim)}"
@@ -84,7 +84,7 @@ def test_nothing_is_left_five_seconds_after_kill_minus_nine(level: str, victim: 
     parent.wait(SECONDS)
 
 
-@pytest.mark.parametrize("level", ["L3", "L1"])
+@pytest.mark.parametrize("level", ["L3", "L2", "L1"])
 def test_the_server_ends_with_its_fork_server_and_leaves_nothing(level: str, temporary: Path) -> None:
     marker = f"sleep 9{os.getpid()}{len(level)}"
     with tempfile.TemporaryDirectory() as data:
@@ -152,18 +152,22 @@ def test_what_is_wrong_is_one_line_with_the_next_step(options: list[str], env: d
     assert "Traceback" not in err
 
 
-REFUSES_NAMESPACES = """
-import os, sys
+STRICT_CONTAINER = """
+import ctypes, os, struct, sys
 from fleet_rlm_jupyter.localdaytona import linux, seccomp
 linux.forbid_new_privileges()
 seccomp.install()  # like a container's filter, it denies unshare and mount
-os.execv(sys.executable, [sys.executable, "-m", "fleet_rlm_jupyter.localdaytona", *sys.argv[1:]])
+if sys.argv[1] == "no-landlock":
+    steps = [(0x20, 0, 0, 0), (0x15, 0, 1, 444), (0x06, 0, 0, 0x00050001), (0x06, 0, 0, 0x7FFF0000)]
+    code = b"".join(struct.pack("HBBI", *step) for step in steps)
+    linux.call("prctl", 22, ctypes.c_ulong(2), ctypes.byref(seccomp._Filter(len(steps), code)), 0, 0)
+os.execv(sys.executable, [sys.executable, "-m", "fleet_rlm_jupyter.localdaytona", *sys.argv[2:]])
 """
 
 
-def in_a_strict_container(*options: str) -> tuple[dict[str, Any], "subprocess.Popen[bytes]"]:
+def in_a_strict_container(kind: str, *options: str) -> tuple[dict[str, Any], "subprocess.Popen[bytes]"]:
     process = subprocess.Popen(
-        [sys.executable, "-c", REFUSES_NAMESPACES, "--die-with-parent", *options],
+        [sys.executable, "-c", STRICT_CONTAINER, kind, "--die-with-parent", *options],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -172,19 +176,32 @@ def in_a_strict_container(*options: str) -> tuple[dict[str, Any], "subprocess.Po
     return json.loads(process.stdout.readline()), process
 
 
-def test_where_namespaces_are_refused_it_says_so_and_starts_only_if_allowed() -> None:
-    said, process = in_a_strict_container()
-    assert said["error"]["code"] == "not_isolated"
-    assert "Operation not permitted" in said["error"]["text"]
-    assert "--allow-unisolated" in said["error"]["hint"]
-    assert process.wait(SECONDS) == 2
-    ready, process = in_a_strict_container("--allow-unisolated")
-    assert (ready["level"], ready["label"]) == ("L1", "Local — NOT isolated: code runs as you")
-    assert "Operation not permitted" in ready["reason"]
+def works_and_ends(ready: dict[str, Any], process: "subprocess.Popen[bytes]") -> None:
     client = Daytona(DaytonaConfig(api_key=KEY, api_url=ready["url"], target="local"))
     assert client.create(timeout=SECONDS).process.exec("echo yes", timeout=5).result == "yes\n"
     process.stdin.close()
     assert process.wait(SECONDS) == 0
+
+
+def test_where_namespaces_are_refused_landlock_is_taken() -> None:
+    ready, process = in_a_strict_container("landlock")
+    if "error" in ready:
+        pytest.skip("this kernel has no Landlock")
+    assert (ready["level"], ready["label"]) == ("L2", "Local — restricted (Landlock)")
+    assert "L3: [Errno 1] Operation not permitted" in ready["reason"]
+    works_and_ends(ready, process)
+
+
+def test_where_landlock_is_refused_too_it_says_so_and_starts_only_if_allowed() -> None:
+    said, process = in_a_strict_container("no-landlock")
+    assert said["error"]["code"] == "not_isolated"
+    assert said["error"]["text"].count("Operation not permitted") == 2
+    assert "--allow-unisolated" in said["error"]["hint"]
+    assert process.wait(SECONDS) == 2
+    ready, process = in_a_strict_container("no-landlock", "--allow-unisolated")
+    assert (ready["level"], ready["label"]) == ("L1", "Local — NOT isolated: code runs as you")
+    assert "L2: [Errno 1] Operation not permitted" in ready["reason"]
+    works_and_ends(ready, process)
 
 
 def test_a_folder_without_permission_is_said() -> None:
