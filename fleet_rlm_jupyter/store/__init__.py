@@ -1,0 +1,1 @@
+"""What survives a process: runs and their events, in SQLite."""
