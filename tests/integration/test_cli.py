@@ -193,7 +193,8 @@ def test_the_answer_names_recipe_slots_evidence_tree_and_spend(fleet, log):
 
 def test_no_isolation_and_none_allowed_is_refused_for_model_written_code(tmp_path):
     # In a user namespace that allows no further ones there is no level L3.
-    done = without_namespaces(tmp_path, "--model", "m", "--api-base", "http://127.0.0.1:9/v1", "--mode", "rlm_only")
+    model = ("--model", "m", "--api-base", "http://127.0.0.1:9/v1", "--mode", "rlm_only")
+    done = without_namespaces(tmp_path, *model, "--set", "sandbox.level=L1")
     assert done.returncode == 2
     assert "no sandbox can be had here" in " ".join(done.stderr.split())
     assert "allow_unisolated" in done.stderr
@@ -201,7 +202,7 @@ def test_no_isolation_and_none_allowed_is_refused_for_model_written_code(tmp_pat
 
 
 def test_recipes_are_our_own_code_and_run_without_isolation_and_say_so(tmp_path):
-    done = without_namespaces(tmp_path, "--model", "offline/recipes", "--json")
+    done = without_namespaces(tmp_path, "--model", "offline/recipes", "--json", "--set", "sandbox.level=L1")
     assert done.returncode == 0
     assert "NOT isolated" in json.loads(done.stdout)["sandbox"]
 
