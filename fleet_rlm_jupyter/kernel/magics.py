@@ -223,8 +223,9 @@ def load(ip: InteractiveShell) -> None:
     ip.register_magics(FleetMagics)
     ip.Completer.custom_matchers.append(matcher(ip.user_ns))
     kind = ("fleet_rlm_jupyter.domain.calls", "CallTree")
-    ip.display_formatter.formatters["text/plain"].for_type_by_name(*kind, _tree_as_text)
-    ip.display_formatter.formatters["text/html"].for_type_by_name(*kind, _tree_as_html)
+    formatters: Any = ip.display_formatter
+    formatters.formatters["text/plain"].for_type_by_name(*kind, _tree_as_text)
+    formatters.formatters["text/html"].for_type_by_name(*kind, _tree_as_html)
     threading.Thread(target=_warm, name="fleet-warm", daemon=True).start()
 
 

@@ -22,7 +22,7 @@ _WORDS = {"over_budget": "over budget"}
 _KINDS = {"agent": "agent", "rlm": "RLM", "lm": "model", "tool": "tool", "code": "code"}
 
 # Colors of JupyterLab's theme where there is one, else of what is around; all readable on light and on dark.
-_MUTED = "color:var(--jp-ui-font-color2, inherit);opacity:.85"
+_MUTED = "color:inherit;opacity:.75"
 _LINE = "var(--jp-border-color2, rgba(128,128,128,.4))"
 _MONO = "font-family:var(--jp-code-font-family, ui-monospace, monospace);font-size:var(--jp-code-font-size, .9em)"
 _BOX = (
@@ -180,7 +180,8 @@ def _html_call(call: Call, mask: Mask) -> str:
     )
     if not call.children:
         return f"<details>{row}{boxes}"
-    inside = f'<details><summary style="cursor:pointer;{_MUTED}">what went in and out</summary>{boxes}</details>'
+    summary = f'<summary style="cursor:pointer;{_MUTED}">what went in and out</summary>'
+    inside = f'<details style="margin-left:1.25em;font-size:.9em">{summary}{boxes}</details>'
     return f"<details open>{row}{inside if boxes else ''}"
 
 
@@ -200,12 +201,12 @@ def _bounded(tree: CallTree) -> Iterator[tuple[int, Call | str]]:
     stack: list[tuple[int, Call | str]] = [(0, call) for call in reversed(tree.roots)]
     shown = 0
     while stack:
+        if shown == MOST_CALLS:
+            yield 0, f"… {len(tree.calls) - shown:,} more calls, see result.tree"
+            return
         indent, call = stack.pop()
         yield indent, call
         shown += 1
-        if shown == MOST_CALLS and stack:
-            yield 0, f"… {len(tree.calls) - shown:,} more calls, see result.tree"
-            return
         if isinstance(call, Call):
             rest = len(call.children) - MOST_CHILDREN
             if rest > 0:

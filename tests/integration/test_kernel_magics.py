@@ -1,0 +1,165 @@
+"""The magics in a real kernel: outputs, interrupt, errors, completion, and what a saved notebook gives away."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+from jupyter_client.manager import start_new_kernel
+from nbclient import NotebookClient
+from nbconvert import HTMLExporter
+
+MIME = "application/vnd.fleet-rlm.run+json"
+KEY = "planted-key-that-nobody-may-see"
+LOG = "".join(f"level={'ERROR' if n % 7 == 0 else 'INFO'} service=s{n % 5} n={n}\\n" for n in range(500))
+SLOW = """
+from fleet_rlm_jupyter.kernel import handles
+from fleet_rlm_jupyter.testing import code, scripted_workbench
+steps = iter([code("print('found: half of it')"), code("import time; time.sleep(60)")])
+slow = scripted_workbench(lambda prompt: next(steps))
+handles.notebook().bench = lambda settings=None: slow
+"""
+
+
+@pytest.fixture(scope="module")
+def kernel():
+    environ = {**os.environ, "OPENAI_API_KEY": KEY, "FLEET_MODEL": "offline/recipes"}
+    manager, client = start_new_kernel(kernel_name="python3", env=environ)
+    run(client, f"%load_ext fleet_rlm_jupyter\nlog = '''{LOG}'''")
+    yield manager, client
+    client.stop_channels()
+    manager.shutdown_kernel(now=True)
+
+
+def run(client, code: str) -> list[dict]:
+    """The outputs of a cell, updates of a display applied."""
+    outputs: list[dict] = []
+
+    def see(message) -> None:
+        kind, content = message["header"]["msg_type"], message["content"]
+        if kind == "update_display_data":
+            known = content["transient"]["display_id"]
+            for output in outputs:
+                if output.get("transient", {}).get("display_id") == known:
+                    output.update(content)
+        elif kind in ("stream", "display_data", "execute_result", "error"):
+            outputs.append({"kind": kind, **content})
+
+    client.execute_interactive(code, output_hook=see, timeout=60)
+    return outputs
+
+
+def text_of(outputs) -> str:
+    return "".join(output.get("text", "") or "\n".join(output.get("traceback", [])) for output in outputs)
+
+
+def test_a_question_leaves_one_display_and_a_result(kernel):
+    _, client = kernel
+    outputs = run(client, "%%fleet --var log -o result\nWhich service has the most errors?")
+    assert [output["kind"] for output in outputs] == ["display_data"]
+    data = outputs[0]["data"]
+    assert set(data) == {"text/plain", "text/html", MIME}
+    assert set(data[MIME]) == {
+        "schema", "run_id", "session_id", "status", "question", "answer", "model", "sandbox", "usage", "events"
+    }  # fmt: skip
+    assert data[MIME]["status"] == "done"
+    assert "Recursion tree" in data["text/html"]
+    shown = run(
+        client, "print(result.status, result.answer[:2], result.usage.calls, len(result.tree.calls), len(result.trace))"
+    )
+    assert shown[0]["text"].startswith("done s")
+    assert "RLM depth 1" in run(client, "result.tree")[0]["data"]["text/plain"]
+
+
+def test_errors_are_one_line_and_the_next_step(kernel):
+    _, client = kernel
+    for cell, says in (
+        ("%%fleet --var logg\nq", "did you mean log?"),
+        ("%%fleet --moed x\nq", "did you mean --mode?"),
+        ("%fleet config budget.cals 3", "did you mean budget.calls?"),
+        ("%fleet config api_key secret", "environment"),
+        ("%fleet replay r-none", "%fleet runs"),
+        ("f = open('/dev/null')", ""),
+        ("%%fleet --var f\nq", "f.read()"),
+    ):
+        text = text_of(run(client, cell))
+        assert says in text
+        assert "Traceback" not in text
+
+
+def test_tab_completes_options_and_variables(kernel):
+    _, client = kernel
+
+    def complete(code: str) -> list[str]:
+        return client.complete(code, len(code), reply=True, timeout=20)["content"]["matches"]
+
+    assert complete("%%fleet --mo") == ["--mode", "--model"]
+    assert complete("%%fleet --var lo") == ["log"]
+    assert complete("%%fleet --recipe to") == ["top_k"]
+    assert complete("%fleet st") == ["status"]
+
+
+def test_help_and_subcommands_answer(kernel):
+    _, client = kernel
+    reply = client.inspect("%%fleet", 7, reply=True, timeout=20)["content"]
+    assert "--var NAME" in reply["data"]["text/plain"]
+    assert "replay" in text_of(run(client, "%fleet help"))
+    assert "offline" in text_of(run(client, "%fleet status"))
+    for command in ("doctor", "config", "runs"):
+        text = text_of(run(client, f"%fleet {command}"))
+        assert text.strip()
+        assert KEY not in text
+
+
+def test_a_handle_can_be_awaited(kernel):
+    _, client = kernel
+    cell = "import fleet_rlm_jupyter as fleet\nprint((await fleet.start('How many records are there?', log)).status)"
+    assert "done" in text_of(run(client, cell))
+
+
+def test_an_interrupt_cancels_and_keeps_what_was_found():
+    manager, client = start_new_kernel(kernel_name="python3")
+    try:
+        run(client, "%load_ext fleet_rlm_jupyter\n" + SLOW)
+        threading.Timer(3, manager.interrupt_kernel).start()
+        begun = time.monotonic()
+        outputs = run(client, "%%fleet_rlm -o partial\nanything?")
+        assert time.monotonic() - begun < 15
+        assert outputs[0]["data"][MIME]["status"] == "cancelled"
+        assert outputs[-1]["ename"] == "FleetInterrupted"
+        assert "partial" in text_of(outputs)
+        assert "cancelled found: half" in text_of(run(client, "print(partial.status, partial.found)"))
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+
+
+def test_a_saved_notebook_shows_all_and_gives_nothing_away(tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("FLEET_MODEL", "offline/recipes")
+    cells = [
+        "%load_ext fleet_rlm_jupyter",
+        "import pathlib\n"
+        f"text = 'level=ERROR service={KEY} path=' + str(pathlib.Path.home()) + '/x\\n'\ntext = text * 20",
+        "%%fleet --var text\nHow many records are there per service?",
+    ]
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    NotebookClient(book, timeout=60, kernel_name="python3").execute()
+    outputs = json.dumps([cell.outputs for cell in book.cells])
+    assert KEY not in outputs
+    assert f"{Path.home()}/x" not in outputs
+    html, _ = HTMLExporter().from_notebook_node(book)
+    assert "Recursion tree" in html
+    assert "20" in book.cells[-1].outputs[0].data["text/plain"]
+
+
+def test_twenty_megabytes_travel(kernel):
+    _, client = kernel
+    run(client, "big = log * (20_000_000 // len(log))")
+    outputs = run(client, "%%fleet --var big -o counted --recipe count --slot unit=lines\nHow many lines?")
+    assert outputs[-1]["data"][MIME]["status"] == "done"
