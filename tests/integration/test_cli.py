@@ -186,7 +186,15 @@ def test_a_slot_can_be_corrected(fleet, log):
 def test_the_answer_names_recipe_slots_evidence_tree_and_spend(fleet, log):
     code, out, err = fleet("ask", "Which service has the most errors?", "--file", log)
     assert code == 0
-    for part in ("recipe top_k", "context:1: level=error", "RLM depth 1", "LM calls", "tokens unknown", "cost unknown", "s0"):
+    for part in (
+        "recipe top_k",
+        "context:1: level=error",
+        "RLM depth 1",
+        "LM calls",
+        "tokens unknown",
+        "cost unknown",
+        "s0",
+    ):
         assert part in out, part
     assert "model from the default" in " ".join(err.split())
 
