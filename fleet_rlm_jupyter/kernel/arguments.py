@@ -65,7 +65,7 @@ SUBCOMMANDS = {
 CELL_USAGE = "%%fleet [options]\nYOUR QUESTION"
 
 
-class _Parser(argparse.ArgumentParser):
+class _OptionParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise fleet.ForUser(message, "%%fleet? shows the options")
 
@@ -142,7 +142,7 @@ def line_help() -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="%%fleet", add_help=False, allow_abbrev=False)
+    parser = _OptionParser(prog="%%fleet", add_help=False, allow_abbrev=False)
     kinds = {
         "calls": int,
         "sub_calls": int,

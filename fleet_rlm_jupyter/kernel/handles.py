@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import JsonValue, ValidationError
 
 from fleet_rlm_jupyter.domain.calls import CallTree, fold
-from fleet_rlm_jupyter.domain.errors import BadRequest, ErrorText, FleetError
+from fleet_rlm_jupyter.domain.errors import BadRequest, ErrorText
 from fleet_rlm_jupyter.domain.events import Event, Limits, RunStatus, Usage
 from fleet_rlm_jupyter.domain.session import Run
 from fleet_rlm_jupyter.engine.ask import Mode
@@ -241,8 +241,3 @@ def _limits(bench: Workbench, given: Mapping[str, Any]) -> Limits:
         if first["type"] == "extra_forbidden":
             raise BadRequest(f"there is no option {name}", f"a budget has {', '.join(Limits.model_fields)}") from err
         raise BadRequest(f"{name} cannot be {first['input']!r}: {first['msg'].lower()}", "give another number") from err
-
-
-def explained(err: FleetError, mask: Mask) -> list[str]:
-    """An error as its one line and the next step."""
-    return [f"error: {mask(err.text)}", *([f"next:  {mask(err.hint)}"] if err.hint else [])]

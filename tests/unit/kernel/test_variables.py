@@ -28,7 +28,7 @@ class Row:
     ("value", "text"),
     [
         ("plain", "plain"),
-        (b"caf\xc3\xa9", "café"),
+        (b"gr\xc3\xbcn", "grün"),
         (42, "42"),
         (["a", "b"], "a\nb\n"),
         (["a\nb", "c"], '"a\\nb"\n"c"\n'),
@@ -62,7 +62,7 @@ def test_several_variables_keep_their_names(tmp_path):
 
 def test_an_unknown_variable_names_the_nearest():
     with pytest.raises(BadRequest, match="report"):
-        context_of(["reprot"], {"report": "x"}, LIMITS)
+        context_of(["reporT"], {"report": "x"}, LIMITS)
 
 
 @pytest.mark.parametrize(
