@@ -14,16 +14,15 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from pathlib import Path
 from typing import Any, TypeVar
 
 from fleet_rlm_jupyter.domain.errors import FleetError, SandboxError, SandboxUnavailable
 from fleet_rlm_jupyter.domain.ports import Interpreter, Isolation, OnOutput, Role
 from fleet_rlm_jupyter.sandbox import local
 from fleet_rlm_jupyter.sandbox.interpreter import SandboxInterpreter
-from fleet_rlm_jupyter.sandbox.kernel_link import KernelLink
+from fleet_rlm_jupyter.sandbox.kernel_link import KernelLink, guest_files
 from fleet_rlm_jupyter.sandbox.loop_thread import LoopThread
-from fleet_rlm_jupyter.sandbox.service_errors import ended, pause_before_retry, sdk, translated
+from fleet_rlm_jupyter.sandbox.service_errors import ended, is_busy, pause_before_retry, sdk, translated
 from fleet_rlm_jupyter.settings import Settings, bypass_proxies_for_loopback
 
 _T = TypeVar("_T")
@@ -41,7 +40,6 @@ REFRESH_SECONDS = 300
 WARM = 4
 """Local sandboxes kept ready once the first is in use: starting one costs about a quarter of a second."""
 
-_GUEST = ("codec.py", "output.py", "guest.py")
 _RECONNECT_AFTER = (0.0, 0.1, 0.3, 1.0, 3.0, 5.0, 10.0)
 
 
@@ -53,7 +51,7 @@ class DaytonaSandboxes:
 
     def __init__(self, settings: Settings, *, trusted_code: bool = False) -> None:
         self._settings = settings
-        self._is_remote = settings.daytona.api_key is not None
+        self.is_remote = settings.daytona.api_key is not None
         self._trusted_code = trusted_code
         self._instance = secrets.token_hex(8)
         self._lock = threading.RLock()
@@ -70,7 +68,7 @@ class DaytonaSandboxes:
 
     @property
     def isolation(self) -> Isolation:
-        if self._is_remote:
+        if self.is_remote:
             return Isolation("remote", "Daytona — remote sandbox")
         return self._local_server().isolation
 
@@ -122,7 +120,7 @@ class DaytonaSandboxes:
         """Delete a sandbox in the background: nobody waits for that."""
         with self._lock:
             self._machines.discard(machine)
-            if self._is_closed and not self._is_remote:
+            if self._is_closed and not self.is_remote:
                 return
             with contextlib.suppress(SandboxUnavailable):
                 deletion = self._loop.submit(_delete(machine.sandbox))
@@ -130,17 +128,20 @@ class DaytonaSandboxes:
                 deletion.add_done_callback(self._deletions.discard)
 
     def _machine(self, role: Role) -> _Machine:
-        if self._is_remote:
+        if self.is_remote:
             return self._create(role)
+        self._local_server()
         machine = self._take_warm() or self._create(role)
         self.post(machine.label, self._labels(role))
+        self._keep_warm(WARM)  # only now: the first sandbox is waited for, those after it are made while it works
+        return machine
+
+    def _keep_warm(self, most: int) -> None:
         with self._lock:
-            # Only now: the first sandbox is waited for, those after it are made while it works.
-            while not self._is_closed and len(self._warm) < WARM:
+            while not self._is_closed and len(self._warm) < most:
                 made: Future[_Machine] = Future()
                 self._warm.append(made)
                 threading.Thread(target=self._warm_up, args=(made,), name="fleet-warm", daemon=True).start()
-        return machine
 
     def _warm_up(self, made: Future[_Machine]) -> None:
         try:
@@ -217,8 +218,9 @@ class DaytonaSandboxes:
                     server = self._local_server()
                     key, url = server.key, server.url
                 bypass_proxies_for_loopback()
-                # Everything is said here: the SDK would else take what it finds in a .env of the working folder.
-                config = sdk().DaytonaConfig(api_key=key, api_url=url, target=daytona.target or "local")
+                # Key and URL are said here: the SDK would else take what it finds in a .env of the working folder.
+                target = daytona.target if self.is_remote else "local"
+                config = sdk().DaytonaConfig(api_key=key, api_url=url, target=target)
                 self._client = self.call(_made(lambda: sdk().AsyncDaytona(config)), CALL_SECONDS)
             return self._client
 
@@ -227,6 +229,7 @@ class DaytonaSandboxes:
             self._refuse_if_closed()
             if self._server is None:
                 self._server = local.start(self._settings.sandbox, trusted_code=self._trusted_code)
+                self._keep_warm(1)
             return self._server
 
     def _refuse_if_closed(self) -> None:
@@ -285,10 +288,8 @@ class _Machine:
         """Upload the guest, open the terminal, start it."""
         sandbox = self.sandbox
         self.home = await retried(sandbox.get_work_dir)
-        files = [
-            sdk().FileUpload(source=text, destination=f"{self.home}/.fleet/fleet_guest/{name}")
-            for name, text in _guest_files()
-        ]
+        folder = f"{self.home}/.fleet/fleet_guest"
+        files = [sdk().FileUpload(source=text, destination=f"{folder}/{name}") for name, text in guest_files()]
         await retried(lambda: sandbox.fs.upload_files(files, timeout=CALL_SECONDS))
         self._handle = await sandbox.process.create_pty_session(
             id=self._pty, on_data=self.link.feed, cwd=self.home, envs={"PS1": "", "TERM": "dumb"}
@@ -339,7 +340,8 @@ class _Machine:
 
     async def _reconnect(self) -> bool:
         await self._handle.disconnect()  # else the service may go on sending to it
-        for pause in _RECONNECT_AFTER:
+        # On this machine the line breaks when the server ends, and then waiting helps nobody.
+        for pause in _RECONNECT_AFTER if self._owner.is_remote else _RECONNECT_AFTER[:4]:
             await asyncio.sleep(pause)
             try:
                 self._handle = await self.sandbox.process.connect_pty_session(self._pty, self.link.feed)
@@ -368,7 +370,7 @@ async def retried(make: Callable[[], Awaitable[_T]], tries: int = 3, *, only_ref
             return await make()
         except sdk().DaytonaError as err:
             pause = pause_before_retry(err, attempt)
-            if attempt == tries or pause is None or (only_refused and not isinstance(err, sdk().DaytonaRateLimitError)):
+            if attempt == tries or pause is None or (only_refused and not is_busy(err)):
                 raise
             await asyncio.sleep(pause)
     raise AssertionError("unreachable")
@@ -379,20 +381,16 @@ async def _delete(sandbox: Any) -> None:
         await retried(lambda: sandbox.delete(timeout=CALL_SECONDS))
 
 
-def _guest_files() -> list[tuple[str, bytes]]:
-    folder = Path(__file__).parent
-    return [("__init__.py", b""), *((name, (folder / name).read_bytes()) for name in _GUEST)]
-
-
 async def _wound_up(client: Any) -> None:
-    """Cancel whatever else is on this loop, so that nobody waits for it, and close the client."""
+    """Close the client, then cancel whatever else is on this loop, so that nobody waits for it."""
+    if client is not None:
+        # First: it waits for tasks of its own, and one that was cancelled would cancel this one too.
+        with contextlib.suppress(sdk().DaytonaError, OSError):
+            await client.close()
     others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     for task in others:
         task.cancel()
     await asyncio.gather(*others, return_exceptions=True)
-    if client is not None:
-        with contextlib.suppress(sdk().DaytonaError, OSError):
-            await client.close()
 
 
 async def _made(make: Callable[[], _T]) -> _T:

@@ -373,10 +373,10 @@ class Guest:
             self._outbox.acknowledge(int(frame["n"]))
         elif kind == "hello":
             self._outbox.resume(int(frame["n"]))
-        elif kind == "int" and frame.get("c") == self._brake.cell:
-            self._callbacks.interrupt()
-            # A signal, not interrupt_main: it also wakes a sleep or a lock that the main thread waits in.
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        elif kind == "int":
+            if frame["c"] == self._brake.cell:
+                self._callbacks.interrupt()
+            self._brake.doom(frame["c"])
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import contextvars
 import queue
 import re
 import threading
+from pathlib import Path
 from typing import Any, Protocol
 
 from fleet_rlm_jupyter.domain.errors import SandboxLost
@@ -14,6 +15,8 @@ from fleet_rlm_jupyter.domain.ports import OnOutput
 from fleet_rlm_jupyter.sandbox.callers import Callers, Reply
 from fleet_rlm_jupyter.sandbox.cell import CallTool, Cell, CellWatch, Done, News
 from fleet_rlm_jupyter.sandbox.codec import MAX_INLINE, Frame, FrameReader, dumps, encode, loads, pack, unpack
+
+GUEST = ("codec.py", "output.py", "guest.py")
 
 ACK_EVERY = 16
 ACK_BYTES = 128_000
@@ -213,3 +216,9 @@ class KernelLink:
             if isinstance(args, list) and isinstance(kwargs, dict) and all(type(key) is str for key in kwargs):
                 return args, kwargs
         raise ValueError("the call's arguments cannot be read")
+
+
+def guest_files() -> list[tuple[str, bytes]]:
+    """(name, content) of the package `fleet_guest` that runs in a sandbox."""
+    folder = Path(__file__).parent
+    return [("__init__.py", b""), *((name, (folder / name).read_bytes()) for name in GUEST)]

@@ -6,14 +6,17 @@ import codecs
 import collections
 import os
 import select
+import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 from .codec import CHUNK, Frame
 
 FLUSH_SECONDS = 0.02
+SIGNAL_SECONDS, MOST_SIGNALS = 0.05, 50
 _SPAWNS = {"os.system", "os.posix_spawn", "os.spawn", "os.exec", "subprocess.Popen", "os.fork", "os.forkpty"}
 
 
@@ -27,18 +30,40 @@ class Brake:
         self._main = threading.get_ident()
         self._depth = 0
         self._is_due = False
+        self._heard = 0
+        self._doomed = ""
         self.cell = ""
 
     def begin(self, cell: str) -> None:
         """From here on interrupts are for `cell`."""
-        self._is_due = False
         self.cell = cell
+        self._is_due = self._doomed == cell
 
     def end(self) -> None:
         """From here on an interrupt is for nobody."""
         self.cell = ""
 
+    def doom(self, cell: str) -> None:
+        """Interrupt `cell`, also if it has not begun yet."""
+        self._doomed = cell
+        if self.cell == cell:
+            threading.Thread(target=self._stop, args=(cell,), daemon=True).start()
+
+    def _stop(self, cell: str) -> None:
+        """Interrupt the running cell.
+
+        A signal, since that also wakes a sleep or a lock; repeated until it is heard, since one that arrives just
+        before the main thread begins to wait would be seen only after the wait.
+        """
+        heard = self._heard
+        for _ in range(MOST_SIGNALS):
+            if self.cell != cell or self._heard != heard:
+                return
+            signal.pthread_kill(self._main, signal.SIGINT)
+            time.sleep(SIGNAL_SECONDS)
+
     def on_signal(self, number: int, frame: Any) -> None:
+        self._heard += 1
         if self.cell and self._depth:
             self._is_due = True
         elif self.cell:

@@ -37,7 +37,7 @@ def translated(err: BaseException) -> FleetError:
         return SandboxUnavailable(
             f"Daytona's quota is used up: {text}", "delete sandboxes there, or lower budget.sandboxes"
         )
-    if isinstance(err, known.DaytonaRateLimitError):
+    if is_busy(err):
         return SandboxUnavailable("Daytona says there were too many requests", f"wait {_patience(err)} and ask again")
     if isinstance(err, known.DaytonaConnectionError) and not isinstance(err, known.DaytonaTimeoutError):
         return SandboxUnavailable(
@@ -51,14 +51,19 @@ def translated(err: BaseException) -> FleetError:
 def pause_before_retry(err: Any, attempt: int) -> float | None:
     """Seconds to wait before attempt `attempt` + 1, or None if trying again would not help."""
     known = sdk()
-    is_busy = isinstance(err, known.DaytonaRateLimitError)
     is_down = err.status_code is not None and err.status_code >= 500 and "No space left" not in str(err)
-    if not (is_busy or is_down or isinstance(err, known.DaytonaConnectionError)):
+    if not (is_busy(err) or is_down or isinstance(err, known.DaytonaConnectionError)):
         return None
     asked = retry_after(err)
     if asked is None:
         return random.uniform(0.1, 0.3) * 2**attempt
     return asked if asked <= MOST_PAUSE_SECONDS else None
+
+
+def is_busy(err: Any) -> bool:
+    """Whether the service refused because of too many requests."""
+    # daytona 0.226: an upload raises the bare class, whatever its status.
+    return isinstance(err, sdk().DaytonaRateLimitError) or getattr(err, "status_code", None) == 429
 
 
 def retry_after(err: Any) -> float | None:

@@ -14,13 +14,11 @@ import threading
 from pathlib import Path
 
 from fleet_rlm_jupyter.domain.errors import SandboxError
-from fleet_rlm_jupyter.sandbox import guest
 from fleet_rlm_jupyter.sandbox.interpreter import SandboxInterpreter
-from fleet_rlm_jupyter.sandbox.kernel_link import KernelLink
+from fleet_rlm_jupyter.sandbox.kernel_link import KernelLink, guest_files
 from fleet_rlm_jupyter.settings import SandboxSettings
 
 SECONDS = 20
-PROGRAM = ("codec.py", "output.py", "guest.py")
 
 
 class PtyMachine:
@@ -32,9 +30,8 @@ class PtyMachine:
         self.home = tempfile.mkdtemp(prefix="fleet-guest-")
         folder = Path(self.home, ".fleet", "fleet_guest")
         folder.mkdir(parents=True)
-        (folder / "__init__.py").touch()
-        for name in PROGRAM:
-            shutil.copy(Path(guest.__file__).parent / name, folder / name)
+        for name, text in guest_files():
+            (folder / name).write_bytes(text)
         self.link = KernelLink(self)
         self.uploads: list[str] = []
         self.is_full = False

@@ -558,6 +558,23 @@ def test_an_interrupt_just_after_a_call_is_not_put_off(repl):
         assert time.monotonic() - begun < 2
 
 
+def test_an_interrupt_just_when_a_cell_begins_is_not_put_off(repl):
+    for _ in range(50):
+        over = threading.Event()
+
+        def press(over: threading.Event = over) -> None:
+            while not over.wait(0.001):
+                repl.interrupt()
+
+        thread = in_background(press)
+        begun = time.monotonic()
+        with pytest.raises(CodeExecutionError, match="KeyboardInterrupt"):
+            repl.execute("import threading\nthreading.Event().wait()")
+        over.set()
+        thread.join(SECONDS)
+        assert time.monotonic() - begun < 2
+
+
 def test_an_interrupt_reaches_calls_that_wait_in_threads(repl):
     release = threading.Event()
     repl.tools["block"] = lambda: release.wait(SECONDS)

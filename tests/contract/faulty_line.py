@@ -1,0 +1,126 @@
+"""A TCP proxy in front of a real server, which breaks connections and answers some requests itself."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+_REQUEST = re.compile(rb"(GET|POST|PUT|DELETE) (\S+) HTTP/1\.1\r\n")
+_PORT = re.compile(r":(\d{5})\b")
+
+
+@dataclass
+class Fault:
+    """What happens to the next `times` requests whose "METHOD /path" matches: this answer, or (b"") a broken line."""
+
+    pattern: str
+    answer: bytes
+    times: int = 1
+
+
+def refusal(status: int, message: str = "no", **headers: str) -> bytes:
+    """An HTTP answer in the form of Daytona's errors; header names with _ for -."""
+    body = json.dumps({"statusCode": status, "message": message}).encode()
+    lines = [f"HTTP/1.1 {status} X", "Content-Type: application/json", f"Content-Length: {len(body)}"]
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*lines, "Connection: close", "", ""]).encode() + body
+
+
+class FaultyLine:
+    """`url` leads to the server at `target` and so do the addresses in its answers. Thread-safe."""
+
+    def __init__(self, target: str) -> None:
+        self._target = int(_PORT.search(target).group(1))
+        self._loop = asyncio.new_event_loop()
+        self._lines: set[asyncio.StreamWriter] = set()
+        self.faults: list[Fault] = []
+        self.requests: list[str] = []
+        self.on_request: Callable[[str], None] = lambda request: None
+        self.is_down = False
+        ready = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(ready,), daemon=True)
+        self._thread.start()
+        assert ready.wait(10)
+        self.url = target.replace(f":{self._target}", f":{self.port}")
+
+    def cut(self, only_sockets: bool = True) -> None:
+        """Break every WebSocket (or every connection) that is open now."""
+        self._loop.call_soon_threadsafe(self._cut, only_sockets)
+
+    def count(self, pattern: str) -> int:
+        return sum(1 for request in self.requests if re.match(pattern, request))
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+
+    def _cut(self, only_sockets: bool) -> None:
+        for line in list(self._lines):
+            if not only_sockets or line.is_socket:
+                line.transport.abort()
+
+    def _run(self, ready: threading.Event) -> None:
+        async def listen() -> None:
+            server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+            self.port = server.sockets[0].getsockname()[1]
+            assert len(str(self.port)) == len(str(self._target))  # it is replaced in texts of fixed length
+            ready.set()
+
+        self._loop.run_until_complete(listen())
+        self._loop.run_forever()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.is_down:
+            writer.transport.abort()
+            return
+        inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        for line in (writer, inner_writer):
+            line.is_socket = False
+            self._lines.add(line)
+        ways = [self._forward(reader, writer, inner_writer), self._back(inner_reader, writer)]
+        await asyncio.wait([asyncio.ensure_future(way) for way in ways], return_when=asyncio.FIRST_COMPLETED)
+        for line in (writer, inner_writer):
+            self._lines.discard(line)
+            line.close()
+
+    async def _forward(self, reader: Any, writer: Any, inner: Any) -> None:
+        while data := await _read(reader):
+            found = None if writer.is_socket else _REQUEST.match(data)
+            if found:
+                request = f"{found[1].decode()} {found[2].decode()}"
+                self.requests.append(request)
+                self.on_request(request)
+                writer.is_socket = b"websocket" in data.split(b"\r\n\r\n")[0].lower()
+                fault = self._fault_for(request)
+                if fault is not None:
+                    writer.write(fault.answer)
+                    if not fault.answer:
+                        writer.transport.abort()
+                    return
+            inner.write(data)
+            await inner.drain()
+
+    def _fault_for(self, request: str) -> Fault | None:
+        for fault in self.faults:
+            if fault.times and re.match(fault.pattern, request):
+                fault.times -= 1
+                return fault
+        return None
+
+    async def _back(self, reader: Any, writer: Any) -> None:
+        while data := await _read(reader):
+            # In sockets too: the service tells of its sandboxes there, with their addresses.
+            writer.write(data.replace(b":%d/toolbox" % self._target, b":%d/toolbox" % self.port))
+            await writer.drain()
+
+
+async def _read(reader: Any) -> bytes:
+    try:
+        return await reader.read(65536)
+    except ConnectionError:
+        return b""
