@@ -16,7 +16,8 @@ from rich.text import Text
 from rich.tree import Tree
 
 from fleet_rlm_jupyter.domain.calls import Call, CallTree
-from fleet_rlm_jupyter.domain.events import BudgetSpent, CallStarted, Event, RunStarted, SandboxChanged
+from fleet_rlm_jupyter.domain.events import BudgetSpent, Event
+from fleet_rlm_jupyter.domain.lines import found_so_far, progress_line
 from fleet_rlm_jupyter.domain.session import Run
 from fleet_rlm_jupyter.settings import Loaded, describe
 from fleet_rlm_jupyter.workbench import Check
@@ -56,31 +57,14 @@ class Progress:
         fact = event.fact
         if isinstance(fact, BudgetSpent):
             self._spent = f"{fact.calls} of {fact.limits.calls} calls, {fact.seconds:.0f} s"
-        line = _progress_line(event)
-        if line is None:
+        said = progress_line(event)
+        if said is None:
             return
+        line = clean(said)
         if self._status:
             self._status.update(escape(f"{line}  ({self._spent})" if self._spent else line))
         else:
             self._console.print(escape(line))
-
-
-def _progress_line(event: Event) -> str | None:
-    match event.fact:
-        case RunStarted(model=model, isolation=isolation, note=note):
-            return f"model: {model} | sandbox: {isolation} | {clean(note)}"
-        case CallStarted(kind="rlm", depth=depth):
-            return f"{'  ' * depth}RLM at depth {depth}"
-        case CallStarted(kind="lm", iteration=str(step), depth=depth):
-            return f"{'  ' * depth}step {step}: the model plans"
-        case CallStarted(kind="code", depth=depth):
-            return f"{'  ' * depth}code runs in the sandbox"
-        case CallStarted(kind="tool", name=name, depth=depth):
-            return f"{'  ' * depth}{clean(name)}"
-        case SandboxChanged(state="ready", sandbox_id=sandbox_id):
-            return f"  sandbox {sandbox_id[:8]} is ready"
-        case _:
-            return None
 
 
 def print_run(run: Run, tree: CallTree) -> None:
@@ -89,7 +73,7 @@ def print_run(run: Run, tree: CallTree) -> None:
     if run.answer:
         console.print(Text(clean(run.answer)))
         _print_recipe(console, run)
-    elif found := _found_so_far(tree):
+    elif found := found_so_far(tree):
         console.print(Text("No answer. Found so far:", style="bold"))
         console.print(Padding(Text(clean(found)), (0, 0, 0, 2)))
     console.print()
@@ -179,13 +163,6 @@ def _print_recipe(console: Console, run: Run) -> None:
     evidence = outputs.get("evidence")
     for line in evidence if isinstance(evidence, list) else []:
         console.print(Padding(Text(clean(str(line)), style="dim", overflow="ellipsis", no_wrap=True), (0, 0, 0, 2)))
-
-
-def _found_so_far(tree: CallTree) -> str:
-    """The last thing that code at the top printed or returned."""
-    cells = [call for _, call in tree.walk() if call.kind == "code" and call.depth == 1]
-    texts = [call.outputs or call.texts.get("stdout", "") for call in cells]
-    return next((text for text in reversed(texts) if text.strip()), "")
 
 
 def _as_tree(run: Run, tree: CallTree) -> Tree:

@@ -12,13 +12,10 @@ from IPython.display import display
 
 from fleet_rlm_jupyter.domain.events import (
     BudgetSpent,
-    CallEnded,
-    CallStarted,
     Event,
     RunEnded,
-    RunStarted,
-    SandboxChanged,
 )
+from fleet_rlm_jupyter.domain.lines import progress_line
 from fleet_rlm_jupyter.kernel.handles import STOP_SECONDS, Handle, Result
 from fleet_rlm_jupyter.terminal import clean
 
@@ -111,26 +108,3 @@ class LiveLines:
             self._shown = display(data, raw=True, display_id=True)
         else:
             self._shown.update(data, raw=True)
-
-
-def progress_line(event: Event) -> str | None:
-    """One line for a change of state; None for what is none."""
-    match event.fact:
-        case RunStarted(model=model, isolation=isolation, note=note):
-            return f"model: {model} | sandbox: {isolation} | {note}"
-        case CallStarted(kind="rlm", depth=depth):
-            return f"{'  ' * depth}RLM at depth {depth}"
-        case CallStarted(kind="lm", iteration=str(step), depth=depth):
-            return f"{'  ' * depth}step {step}: the model plans"
-        case CallStarted(kind="code", depth=depth):
-            return f"{'  ' * depth}code runs in the sandbox"
-        case CallStarted(kind="tool", name=name, depth=depth):
-            return f"{'  ' * depth}{name}"
-        case CallEnded(error=error) if error is not None:
-            return f"  ✗ {error.text.splitlines()[0] if error.text else error.code}"
-        case SandboxChanged(state="ready", sandbox_id=sandbox_id):
-            return f"  sandbox {sandbox_id[:8]} is ready"
-        case SandboxChanged(state="lost", reason=reason):
-            return f"  a sandbox was lost: {reason}"
-        case _:
-            return None

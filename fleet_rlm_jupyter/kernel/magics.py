@@ -289,6 +289,6 @@ def _replay_lines(result: Any, mask: Any, speed: float) -> None:
     for event in result.trace:
         time.sleep(max(0.0, min((event.at - at) / speed, 5.0)))
         at = event.at
-        line = fleet.kernel.display.progress_line(event)
+        line = fleet.domain.lines.progress_line(event)
         if line:
             print(fleet.terminal.clean(mask(line)), flush=True)

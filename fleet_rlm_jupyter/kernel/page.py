@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from html import escape
 
 from fleet_rlm_jupyter.domain.calls import Call, CallTree
+from fleet_rlm_jupyter.domain.lines import found_so_far
 from fleet_rlm_jupyter.domain.session import Run
 from fleet_rlm_jupyter.kernel.masking import Mask
 from fleet_rlm_jupyter.terminal import clean, spend
@@ -87,13 +88,6 @@ def tree_html(tree: CallTree, mask: Mask) -> str:
 
 def status_word(run: Run) -> str:
     return _WORDS.get(run.status, run.status)
-
-
-def found_so_far(tree: CallTree) -> str:
-    """The last thing that code at the top printed or returned: what is there when there is no answer."""
-    cells = [call for _, call in tree.walk() if call.kind == "code" and call.depth == 1]
-    texts = [call.outputs or call.texts.get("stdout", "") for call in cells]
-    return next((text for text in reversed(texts) if text.strip()), "")
 
 
 def _answer_lines(run: Run, tree: CallTree) -> list[str]:

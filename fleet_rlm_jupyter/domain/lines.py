@@ -1,0 +1,36 @@
+"""A run in plain lines, the same on every surface. They hold untrusted text: each surface cleans it for its screen."""
+
+from __future__ import annotations
+
+from fleet_rlm_jupyter.domain.calls import CallTree
+from fleet_rlm_jupyter.domain.events import CallEnded, CallStarted, Event, RunStarted, SandboxChanged
+
+
+def progress_line(event: Event) -> str | None:
+    """One line for a change of state; None for what is none."""
+    match event.fact:
+        case RunStarted(model=model, isolation=isolation, note=note):
+            return f"model: {model} | sandbox: {isolation} | {note}"
+        case CallStarted(kind="rlm", depth=depth):
+            return f"{'  ' * depth}RLM at depth {depth}"
+        case CallStarted(kind="lm", iteration=str(step), depth=depth):
+            return f"{'  ' * depth}step {step}: the model plans"
+        case CallStarted(kind="code", depth=depth):
+            return f"{'  ' * depth}code runs in the sandbox"
+        case CallStarted(kind="tool", name=name, depth=depth):
+            return f"{'  ' * depth}{name}"
+        case CallEnded(error=error) if error is not None:
+            return f"  ✗ {error.text.splitlines()[0] if error.text else error.code}"
+        case SandboxChanged(state="ready", sandbox_id=sandbox_id):
+            return f"  sandbox {sandbox_id[:8]} is ready"
+        case SandboxChanged(state="lost", reason=reason):
+            return f"  a sandbox was lost: {reason}"
+        case _:
+            return None
+
+
+def found_so_far(tree: CallTree) -> str:
+    """The last thing that code at the top printed or returned: what is there when there is no answer."""
+    cells = [call for _, call in tree.walk() if call.kind == "code" and call.depth == 1]
+    texts = [call.outputs or call.texts.get("stdout", "") for call in cells]
+    return next((text for text in reversed(texts) if text.strip()), "")
