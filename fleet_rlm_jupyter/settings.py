@@ -64,7 +64,7 @@ class SandboxSettings(_Group):
     )
     allow_unisolated: bool = Field(default=False, description="allow level L1, where model-written code runs as you")
     network: bool = Field(default=False, description="let sandboxes reach the network; Daytona only")
-    memory_mb: int = Field(default=2048, ge=128, description="memory of one sandbox, in megabytes")
+    memory_mb: int = Field(default=2048, ge=128, description="memory of each process in a local sandbox, in MB")
     cell_seconds: float = Field(
         default=300, gt=0, description="seconds one cell may run, waiting for sub-calls left out"
     )
