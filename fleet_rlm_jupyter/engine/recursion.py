@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextvars
-import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,8 +25,6 @@ from fleet_rlm_jupyter.engine.models import Models
 from fleet_rlm_jupyter.engine.recorder import Emit, Recorder
 
 _T = TypeVar("_T")
-
-_RLM_LOG = logging.getLogger("dspy.predict.rlm")
 
 _DEPTH: contextvars.ContextVar[int] = contextvars.ContextVar("fleet_depth", default=0)
 _SANDBOX: contextvars.ContextVar[str] = contextvars.ContextVar("fleet_sandbox", default="")
@@ -59,7 +56,6 @@ class Recursion:
         self.planner = self._meter.metered(site.models.planner, sub=False)
         self.sub = self._meter.metered(site.models.sub, sub=True)
         self.factory = _Factory(self)
-        _RLM_LOG.addFilter(_is_news)
 
     @cached_property
     def rlm(self) -> dspy.Module:
@@ -141,11 +137,6 @@ class Recursion:
             return f"[ERROR] {type(err).__name__}: {err}"
         text = reply[0]
         return text if isinstance(text, str) else str(text.get("text"))
-
-
-def _is_news(record: logging.LogRecord) -> bool:
-    """DSPy warns at each RLM that its facade is off; that is a decision here, and the trace tells the rest."""
-    return "sub-agents are unavailable" not in record.msg and "reached max iterations" not in record.msg
 
 
 class _Factory:

@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import json
 import keyword
+import logging
 import threading
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -21,6 +22,7 @@ from fleet_rlm_jupyter.sandbox.kernel_link import KernelLink, Machine
 from fleet_rlm_jupyter.settings import SandboxSettings
 
 _FACADE = "__dspy_host_token"
+_RLM_LOG = logging.getLogger("dspy.predict.rlm")
 _RESERVED = {"SUBMIT", "__builtins__"}
 _MOST_CODE = 400_000
 
@@ -32,6 +34,11 @@ class Opened(Machine, Protocol):
     link: KernelLink
 
     def close(self) -> None: ...
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """DSPy warns at each RLM that its facade was refused; that is a decision here, and no news."""
+    return "sub-agents are unavailable" not in str(record.msg)
 
 
 class SandboxInterpreter:
@@ -75,6 +82,7 @@ class SandboxInterpreter:
             given = variables or {}
             if _FACADE in given:
                 # It builds RLMs without a depth limit; refused like this, DSPy leaves it out of the prompt too.
+                _RLM_LOG.addFilter(_is_news)
                 raise CodeExecutionError("sub-agents of DSPy's facade are off here: use sub_rlm or llm_query")
             self._check_names(given)
             if len(json.dumps(code)) > _MOST_CODE:
