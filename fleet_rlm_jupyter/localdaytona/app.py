@@ -3,38 +3,41 @@
 import asyncio
 import contextlib
 import hmac
-import json
 import sys
 import traceback
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
+from fleet_rlm_jupyter.localdaytona import listing
 from fleet_rlm_jupyter.localdaytona.events import EventSocket
+from fleet_rlm_jupyter.localdaytona.faults import Faults, group_of
 from fleet_rlm_jupyter.localdaytona.proxy import ToolboxProxy
 from fleet_rlm_jupyter.localdaytona.sandboxes import LocalSandbox, LocalSandboxes, number, strings
+from fleet_rlm_jupyter.localdaytona.switches import FaultRoutes
 from fleet_rlm_jupyter.localdaytona.volumes import LocalVolumes
 from fleet_rlm_jupyter.localdaytona.wire import API, PROXY, ApiError, error_body, parse_object
 
 _SOCKET_PATH = "api/socket.io"
-_MAX_PAGE = 200
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class ControlPlane:
     """All routes of the server. Paths below /api are Daytona's; /toolbox leads into the sandboxes."""
 
-    def __init__(self, key: str, about: dict[str, object]) -> None:
+    def __init__(self, key: str, about: dict[str, object], faults: Faults) -> None:
         self._key = key.encode()
         self._about = about
-        self.web = web.Application(middlewares=[self._guard], client_max_size=64 << 20)
+        self._faults = faults
+        self.web = web.Application(middlewares=[self._guard, self._go_wrong], client_max_size=64 << 20)
         self.events = EventSocket(self.web, _SOCKET_PATH, key)
 
-    def open(self, sandboxes: LocalSandboxes, volumes: LocalVolumes) -> None:
+    def open(self, sandboxes: LocalSandboxes, volumes: LocalVolumes, restart: Callable[[float], None]) -> None:
         """Add the routes; separate from __init__ because sandboxes report to `events`."""
         self._sandboxes = sandboxes
         self._volumes = volumes
-        self.proxy = ToolboxProxy(sandboxes)
+        self.proxy = ToolboxProxy(sandboxes, self._faults)
+        FaultRoutes(self._faults, sandboxes, self.proxy, restart).add_routes(self.web)
         add = self.web.router.add_route
         add("GET", "/api/health", self._health)
         add("POST", "/api/sandbox", self._create)
@@ -75,7 +78,21 @@ class ControlPlane:
             problem = ApiError(500, "INTERNAL_SERVER_ERROR", f"{type(err).__name__}: {err}")
         source = PROXY if request.path.startswith("/toolbox/") else API
         body = error_body(problem, source, request.method, request.path)
-        return web.Response(status=problem.status, body=body, content_type="application/json")
+        return web.Response(status=problem.status, body=body, content_type="application/json", headers=problem.headers)
+
+    @web.middleware
+    async def _go_wrong(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
+        """Let a fault that is on take the place of the work, or of its answer."""
+        group = group_of(request.method, request.path)
+        if not group:
+            return await handler(request)
+        self._faults.check(group)
+        answer = await handler(request)
+        if answer.status < 300 and (fault := self._faults.take("failure_after_success", group)):
+            if not fault.status and request.transport is not None:
+                request.transport.abort()
+            raise ApiError(fault.status or 500, "SERVER_ERROR", "a fault that was asked for")
+        return answer
 
     def _check_key(self, request: web.Request) -> None:
         kind, _, key = request.headers.get("Authorization", "").partition(" ")
@@ -97,28 +114,7 @@ class ControlPlane:
         return self._show(await asyncio.shield(self._sandboxes.create(body)))
 
     async def _list(self, request: web.Request) -> web.Response:
-        query = request.query
-        try:
-            labels = json.loads(query.get("labels") or "{}")
-            limit = min(max(int(query.get("limit") or 100), 1), _MAX_PAGE)
-            start = int(query.get("cursor") or 0)
-        except ValueError as err:
-            raise ApiError(400, "BAD_REQUEST", f"the query cannot be read: {err}") from err
-        if not isinstance(labels, dict):
-            raise ApiError(400, "BAD_REQUEST", "labels must be a JSON object")
-        states = query.getall("states", [])
-        found = [
-            one
-            for one in self._sandboxes.all()
-            if all(one.labels.get(name) == value for name, value in labels.items())
-            and (not states or one.state in states)
-            and one.identifier.startswith(query.get("id", "").lower())
-            and one.name.lower().startswith(query.get("name", "").lower())
-        ]
-        page = found[start : start + limit]
-        following = str(start + limit) if start + limit < len(found) else None
-        items = [self._sandboxes.describe(one) for one in page]
-        return web.json_response({"items": items, "nextCursor": following})
+        return web.json_response(listing.page(self._sandboxes.shown(), request.query))
 
     async def _get(self, request: web.Request) -> web.Response:
         return self._show(self._find(request))

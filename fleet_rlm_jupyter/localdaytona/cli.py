@@ -12,10 +12,12 @@ from typing import NoReturn
 
 from fleet_rlm_jupyter import localdaytona
 from fleet_rlm_jupyter.localdaytona import levels, linux
+from fleet_rlm_jupyter.localdaytona.faults import AT_ONCE, fault_of
 from fleet_rlm_jupyter.localdaytona.folders import Folders, sweep
 from fleet_rlm_jupyter.localdaytona.levels import NotIsolated
 from fleet_rlm_jupyter.localdaytona.options import ServerOptions
 from fleet_rlm_jupyter.localdaytona.spawner import start_fork_server
+from fleet_rlm_jupyter.localdaytona.wire import ApiError
 
 _KEY_VARIABLE = "FLEET_LOCALDAYTONA_KEY"
 _SHORTEST_KEY = 8
@@ -103,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--ready-fd", type=int, help="descriptor for the line of JSON that says it is ready (default: stdout)")
     add("--die-with-parent", action="store_true", help="stop when the parent ends or closes our stdin")
     add("--parent-fd", type=int, help="like --die-with-parent, but watches this descriptor instead of stdin")
+    add("--fault", action="append", default=[], help="for tests: NAME[:KEY=VALUE,...] goes wrong from the start")
     add("--minute-seconds", type=float, default=60.0, help="how long a minute of the timers lasts (for tests)")
     return parser
 
@@ -121,6 +124,12 @@ def _options(given: argparse.Namespace) -> ServerOptions:
     parent_fd = given.parent_fd
     if parent_fd is None and given.die_with_parent:
         parent_fd = sys.stdin.fileno()
+    try:
+        faults = tuple(fault_of(text) for text in given.fault)
+    except ApiError as err:
+        raise _Refused("bad_option", err.message, "see --help") from err
+    if any(fault.name in AT_ONCE for fault in faults):
+        raise _Refused("bad_option", f"{', '.join(AT_ONCE)} happen at once", "POST them to /api/faults instead")
     return ServerOptions(
         port=given.port,
         key=key,
@@ -131,6 +140,7 @@ def _options(given: argparse.Namespace) -> ServerOptions:
         memory_mb=given.memory_mb,
         minute_seconds=given.minute_seconds,
         parent_fd=parent_fd,
+        faults=faults,
     )
 
 

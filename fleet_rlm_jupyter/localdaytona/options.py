@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from fleet_rlm_jupyter.localdaytona.faults import Fault
+
 
 @dataclass(frozen=True)
 class ServerOptions:
@@ -16,3 +18,4 @@ class ServerOptions:
     memory_mb: int = 0
     minute_seconds: float = 60.0
     parent_fd: int | None = None
+    faults: tuple[Fault, ...] = ()

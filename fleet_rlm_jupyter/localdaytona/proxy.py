@@ -2,15 +2,18 @@
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable
 
 import aiohttp
 from aiohttp import WSMsgType, web
 from yarl import URL
 
+from fleet_rlm_jupyter.localdaytona.faults import Fault, Faults
 from fleet_rlm_jupyter.localdaytona.sandboxes import LocalSandbox, LocalSandboxes
 from fleet_rlm_jupyter.localdaytona.wire import ApiError
 
 _BUFFER = 1 << 20
+_Socket = web.WebSocketResponse | aiohttp.ClientWebSocketResponse
 # Not passed on: what belongs to one connection only, and what must not enter a sandbox.
 _DROPPED_IN = {"authorization", "connection", "cookie", "expect", "host", "keep-alive", "transfer-encoding", "upgrade"}
 _DROPPED_OUT = {"connection", "keep-alive", "transfer-encoding", "date", "server"}
@@ -19,8 +22,10 @@ _DROPPED_OUT = {"connection", "keep-alive", "transfer-encoding", "date", "server
 class ToolboxProxy:
     """One connection pool per running sandbox, to the socket of its toolbox."""
 
-    def __init__(self, sandboxes: LocalSandboxes) -> None:
+    def __init__(self, sandboxes: LocalSandboxes, faults: Faults) -> None:
         self._sandboxes = sandboxes
+        self._faults = faults
+        self._open: set[asyncio.WriteTransport] = set()
         self._sessions: dict[str, aiohttp.ClientSession] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -35,13 +40,23 @@ class ToolboxProxy:
         try:
             session = self._session(sandbox)
             if request.headers.get("Upgrade", "").lower() == "websocket":
-                return await _carry_socket(session, request, url)
+                return await self._carry_socket(session, request, url)
             return await _carry(session, request, url)
         except aiohttp.ClientError as err:
             raise ApiError(502, "BAD_GATEWAY", f"the sandbox does not answer: {err}") from err
         finally:
             sandbox.connections -= 1
             sandbox.touch()
+
+    def cut_open(self, fault: Fault) -> None:
+        """Cut the WebSockets that are open now, if that is what the fault asks for."""
+        if fault.name != "dropped_socket" or fault.bytes:
+            return
+        for transport in list(self._open):
+            if fault not in self._faults.all():
+                break
+            transport.abort()
+            self._faults.use(fault)
 
     async def forget(self, identifier: str) -> None:
         """Close the connections to a sandbox that stopped."""
@@ -67,6 +82,54 @@ class ToolboxProxy:
             )
         return self._sessions[sandbox.identifier]
 
+    async def _carry_socket(self, session: aiohttp.ClientSession, request: web.Request, url: URL) -> web.StreamResponse:
+        offered = [
+            part.strip() for part in request.headers.get("Sec-WebSocket-Protocol", "").split(",") if part.strip()
+        ]
+        try:
+            inner = await session.ws_connect(url, protocols=offered, max_msg_size=0, autoclose=False)
+        except aiohttp.WSServerHandshakeError as err:
+            raise ApiError(err.status, "BAD_REQUEST", f"the sandbox refused the WebSocket: HTTP {err.status}") from err
+        outer = web.WebSocketResponse(
+            protocols=(inner.protocol,) if inner.protocol else (), max_msg_size=0, autoclose=False, compress=False
+        )
+        await outer.prepare(request)
+        transport = request.transport
+        if transport is None:
+            await inner.close()
+            return outer
+        self._open.add(transport)
+        ways = [
+            asyncio.create_task(_pump(outer, inner, _at_once)),
+            asyncio.create_task(_pump(inner, outer, self._troubles(transport))),
+        ]
+        try:
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._open.discard(transport)
+            for way in ways:
+                way.cancel()
+            await asyncio.gather(*ways, return_exceptions=True)
+            await inner.close()
+            await outer.close()
+        return outer
+
+    def _troubles(self, transport: asyncio.WriteTransport) -> Callable[[int], Awaitable[None]]:
+        """What a message to the client meets on its way, with a fault on."""
+        carried = 0
+
+        async def meet(size: int) -> None:
+            nonlocal carried
+            carried += size
+            if slow := self._faults.shows("slow_reader"):
+                await asyncio.sleep(slow.seconds)
+            cut = self._faults.shows("dropped_socket")
+            if cut and carried > cut.bytes:
+                self._faults.use(cut)
+                transport.abort()
+
+        return meet
+
 
 async def _carry(session: aiohttp.ClientSession, request: web.Request, url: URL) -> web.StreamResponse:
     headers = {name: value for name, value in request.headers.items() if name.lower() not in _DROPPED_IN}
@@ -86,39 +149,16 @@ async def _carry(session: aiohttp.ClientSession, request: web.Request, url: URL)
         return response
 
 
-async def _carry_socket(session: aiohttp.ClientSession, request: web.Request, url: URL) -> web.StreamResponse:
-    offered = [part.strip() for part in request.headers.get("Sec-WebSocket-Protocol", "").split(",") if part.strip()]
-    try:
-        inner = await session.ws_connect(url, protocols=offered, max_msg_size=0, autoclose=False)
-    except aiohttp.WSServerHandshakeError as err:
-        raise ApiError(err.status, "BAD_REQUEST", f"the sandbox refused the WebSocket: HTTP {err.status}") from err
-    outer = web.WebSocketResponse(
-        protocols=(inner.protocol,) if inner.protocol else (), max_msg_size=0, autoclose=False, compress=False
-    )
-    await outer.prepare(request)
-    ways = [asyncio.create_task(_pump(outer, inner)), asyncio.create_task(_pump(inner, outer))]
-    try:
-        await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for way in ways:
-            way.cancel()
-        await asyncio.gather(*ways, return_exceptions=True)
-        await inner.close()
-        await outer.close()
-    return outer
-
-
-async def _pump(
-    source: web.WebSocketResponse | aiohttp.ClientWebSocketResponse,
-    sink: web.WebSocketResponse | aiohttp.ClientWebSocketResponse,
-) -> None:
+async def _pump(source: _Socket, sink: _Socket, before: Callable[[int], Awaitable[None]]) -> None:
     """Pass messages on until one side closes; then close the other with the same code and reason."""
     with contextlib.suppress(ConnectionError):
         while True:
             message = await source.receive()
             if message.type is WSMsgType.BINARY:
+                await before(len(message.data))
                 await sink.send_bytes(message.data)
             elif message.type is WSMsgType.TEXT:
+                await before(len(message.data))
                 await sink.send_str(message.data)
             elif message.type is WSMsgType.CLOSE:
                 await sink.close(code=message.data or 1000, message=(message.extra or "").encode())
@@ -126,3 +166,7 @@ async def _pump(
             elif message.type in (WSMsgType.CLOSED, WSMsgType.CLOSING, WSMsgType.ERROR):
                 await sink.close(code=1001)
                 return
+
+
+async def _at_once(size: int) -> None:
+    """Nothing goes wrong on the way into a sandbox."""

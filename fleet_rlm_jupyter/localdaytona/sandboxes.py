@@ -1,14 +1,17 @@
 """The records of all sandboxes, what may be done with them, and the timers that stop or delete idle ones."""
 
 import asyncio
+import contextlib
 import os
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from fleet_rlm_jupyter.localdaytona.faults import Faults
 from fleet_rlm_jupyter.localdaytona.folders import Folders
+from fleet_rlm_jupyter.localdaytona.listing import Departed
 from fleet_rlm_jupyter.localdaytona.plan import MountedVolume, ProcessLimits, SandboxPlan, socket_path
 from fleet_rlm_jupyter.localdaytona.spawner import Spawner, SpawnError
 from fleet_rlm_jupyter.localdaytona.volumes import LocalVolumes
@@ -16,6 +19,7 @@ from fleet_rlm_jupyter.localdaytona.wire import ApiError, timestamp
 
 DEFAULT_AUTO_STOP_MINUTES = 15
 _RESERVED = ("/", "/proc", "/dev", "/etc", "/usr", "/bin", "/sbin", "/lib", "/lib64", "/tmp", "/home", "/opt")
+_ON_THE_WAY = ("creating", "starting", "restoring")
 _READ_ONLY = tuple(f"{path}/" for path in ("/proc", "/dev", "/etc", "/usr", "/bin", "/sbin", "/lib", "/lib64"))
 Listener = Callable[[str, dict[str, object]], Awaitable[None]]
 
@@ -38,6 +42,7 @@ class LocalSandbox:
     active: float = field(default_factory=time.time)
     stopped: float | None = None
     connections: int = 0
+    restore_seconds: float = 0.0
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def touch(self) -> None:
@@ -61,16 +66,26 @@ class Ground:
 class LocalSandboxes:
     """All sandboxes of this server. State changes of one sandbox happen one after the other."""
 
-    def __init__(self, ground: Ground, spawner: Spawner, volumes: LocalVolumes, tell: Listener) -> None:
+    def __init__(self, ground: Ground, spawner: Spawner, volumes: LocalVolumes, faults: Faults, tell: Listener) -> None:
         self._ground = ground
         self._spawner = spawner
         self._volumes = volumes
         self._tell = tell
         self._all: dict[str, LocalSandbox] = {}
-        self._telling: set[asyncio.Task[None]] = set()
+        self._faults = faults
+        self._departed = Departed()
+        self._running: set[asyncio.Task[None]] = set()
 
     def all(self) -> list[LocalSandbox]:
         return list(self._all.values())
+
+    def shown(self) -> list[dict[str, object]]:
+        """All as they are listed; with list_lag on, as they were."""
+        lag = self._faults.take("list_lag")
+        if lag is None:
+            return [self.describe(one) for one in self.all()]
+        then = time.time() - lag.seconds
+        return self._departed.since(then) + [self.describe(one) for one in self.all() if one.created <= then]
 
     def get(self, id_or_name: str) -> LocalSandbox:
         found = self._all.get(id_or_name)
@@ -100,7 +115,7 @@ class LocalSandboxes:
         self._all[identifier] = sandbox
         async with sandbox.lock:
             try:
-                await self._launch(sandbox, plan)
+                await self._launch_or_later(sandbox, plan)
             except ApiError:
                 del self._all[identifier]
                 await self._spawner.remove(identifier, plan.folder)
@@ -109,15 +124,15 @@ class LocalSandboxes:
 
     async def start(self, sandbox: LocalSandbox) -> None:
         async with sandbox.lock:
-            if sandbox.state == "started":
+            if sandbox.state in ("started", *_ON_THE_WAY):
                 return
             self._must_exist(sandbox)
-            await self._change(sandbox, "starting")
-            await self._launch(sandbox, self._plan(sandbox))
+            await self._change(sandbox, "restoring" if sandbox.state == "archived" else "starting")
+            await self._launch_or_later(sandbox, self._plan(sandbox))
 
     async def stop(self, sandbox: LocalSandbox) -> None:
         async with sandbox.lock:
-            if sandbox.state == "stopped":
+            if sandbox.state in ("stopped", "archived"):
                 return
             self._must_exist(sandbox)
             await self._change(sandbox, "stopping")
@@ -127,10 +142,28 @@ class LocalSandboxes:
         if sandbox.auto_delete == 0:
             await self.delete(sandbox)
 
+    async def archive(self, sandbox: LocalSandbox, restore_seconds: float = 0.0) -> None:
+        """Only a stopped sandbox can be archived; its files stay, and the next start takes `restore_seconds`."""
+        async with sandbox.lock:
+            if sandbox.state == "archived":
+                return
+            self._must_exist(sandbox)
+            if sandbox.state != "stopped":
+                raise ApiError(400, "BAD_REQUEST", f"Sandbox is not stopped: its state is {sandbox.state}")
+            sandbox.restore_seconds = restore_seconds
+            await self._change(sandbox, "archiving")
+            await self._change(sandbox, "archived")
+
+    async def kill(self, sandbox: LocalSandbox) -> None:
+        """End its processes as if the kernel had; `on_exit` then hears of it."""
+        await self._spawner.kill(sandbox.identifier)
+
     async def delete(self, sandbox: LocalSandbox) -> None:
         async with sandbox.lock:
             if self._all.get(sandbox.identifier) is not sandbox:
                 return
+            if self._faults.shows("list_lag"):
+                self._departed.add(self.describe(sandbox))
             await self._change(sandbox, "destroying")
             await self._spawner.kill(sandbox.identifier)
             del self._all[sandbox.identifier]
@@ -142,8 +175,7 @@ class LocalSandboxes:
         sandbox = self._all.get(identifier)
         if sandbox is not None and sandbox.state == "started":
             sandbox.error = "the sandbox's process ended: it was killed, or ran out of memory"
-            self._telling.add(task := asyncio.create_task(self._change(sandbox, "error")))
-            task.add_done_callback(self._telling.discard)
+            self._run(self._change(sandbox, "error"))
 
     async def tick(self) -> None:
         """Stop and delete what has been idle for too long."""
@@ -189,7 +221,7 @@ class LocalSandboxes:
             "memory": number(wanted, "memory", 0) or -(-self._ground.memory_mb // 1024),
             "disk": number(wanted, "disk", 0),
             "state": sandbox.state,
-            "desiredState": "started" if sandbox.state in ("creating", "starting", "started") else "stopped",
+            "desiredState": "started" if sandbox.state in ("started", *_ON_THE_WAY) else "stopped",
             "errorReason": sandbox.error,
             "recoverable": False,
             "autoStopInterval": sandbox.auto_stop,
@@ -208,6 +240,33 @@ class LocalSandboxes:
     def _must_exist(self, sandbox: LocalSandbox) -> None:
         if self._all.get(sandbox.identifier) is not sandbox:
             raise ApiError(404, "NOT_FOUND", f"Sandbox with ID or name {sandbox.identifier} not found")
+
+    def _run(self, work: Coroutine[None, None, None]) -> None:
+        self._running.add(task := asyncio.create_task(work))
+        task.add_done_callback(self._running.discard)
+
+    async def _launch_or_later(self, sandbox: LocalSandbox, plan: SandboxPlan) -> None:
+        """Launch it; with a fault on, later, so that whoever asked sees it start or fail, as on Daytona."""
+        slow, fails = self._faults.take("slow_start"), self._faults.take("start_error")
+        delays = [fault.seconds for fault in (slow, fails) if fault]
+        if sandbox.state == "restoring" and sandbox.restore_seconds:
+            delays.append(sandbox.restore_seconds)
+        if delays:
+            self._run(self._launch_later(sandbox, plan, max(delays), fails is not None))
+        else:
+            await self._launch(sandbox, plan)
+
+    async def _launch_later(self, sandbox: LocalSandbox, plan: SandboxPlan, seconds: float, fails: bool) -> None:
+        await asyncio.sleep(seconds)
+        async with sandbox.lock:
+            if self._all.get(sandbox.identifier) is not sandbox or sandbox.state not in _ON_THE_WAY:
+                return  # stopped or deleted meanwhile
+            if fails:
+                sandbox.error = "the sandbox failed to start: a fault that was asked for"
+                await self._change(sandbox, "error")
+                return
+            with contextlib.suppress(ApiError):  # the state says it
+                await self._launch(sandbox, plan)
 
     async def _launch(self, sandbox: LocalSandbox, plan: SandboxPlan) -> None:
         try:
@@ -255,7 +314,7 @@ class LocalSandboxes:
         for one in given:
             if not isinstance(one, dict):
                 raise ApiError(400, "BAD_REQUEST", "a volume must be an object")
-            volume = self._volumes.get(str(one.get("volumeId")))
+            volume = self._volumes.ready(str(one.get("volumeId")))
             target, subpath = os.path.normpath(str(one.get("mountPath") or "")), str(one.get("subpath") or "")
             if not target.startswith("/") or target in _RESERVED or target.startswith(_READ_ONLY):
                 raise ApiError(400, "BAD_REQUEST", f"a volume cannot be mounted at {target}")

@@ -3,20 +3,18 @@
 import asyncio
 import contextlib
 import hashlib
-import logging
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from aiohttp import web
-
 from fleet_rlm_jupyter.localdaytona import app, levels, restricted
+from fleet_rlm_jupyter.localdaytona.door import Door
+from fleet_rlm_jupyter.localdaytona.faults import Faults
 from fleet_rlm_jupyter.localdaytona.folders import Folders, reachable_by_all, remove_tree
 from fleet_rlm_jupyter.localdaytona.levels import LABELS, NotIsolated
 from fleet_rlm_jupyter.localdaytona.options import ServerOptions
@@ -24,7 +22,6 @@ from fleet_rlm_jupyter.localdaytona.plan import SandboxPlan
 from fleet_rlm_jupyter.localdaytona.sandboxes import Ground, LocalSandboxes
 from fleet_rlm_jupyter.localdaytona.spawner import ForkServer, Spawner, SpawnError
 from fleet_rlm_jupyter.localdaytona.volumes import LocalVolumes
-from fleet_rlm_jupyter.localdaytona.wire import HEADER_BYTES, LINE_BYTES
 
 _SYSTEM_PYTHON = "/usr/bin/python3"
 _FAREWELL_SECONDS = 10
@@ -55,13 +52,13 @@ async def serve(
     spawner = Spawner(fork_server.control, lambda identifier: relay[0].on_exit(identifier) if relay else None)
     await spawner.listen()
     try:
-        listener = _bind(options.port)
+        door = Door(options.port)
         footing = await _choose(options, folders, spawner, owner)
-        port = listener.getsockname()[1]
         data, notice = _data_folder(options, folders, footing, owner)
-        volumes = LocalVolumes(data / "volumes", owner)
-        about = _about(footing, notice, port)
-        plane = app.ControlPlane(options.key, about)
+        faults = Faults(options.faults)
+        volumes = LocalVolumes(data / "volumes", owner, faults)
+        about = _about(footing, notice, door.port)
+        plane = app.ControlPlane(options.key, about, faults)
         ground = Ground(
             level=footing.level,
             owner=owner,
@@ -69,13 +66,13 @@ async def serve(
             path=folders.path_with(footing.python),
             read_only=_read_only(footing, options),
             memory_mb=options.memory_mb,
-            toolbox_url=f"http://127.0.0.1:{port}/toolbox",
+            toolbox_url=f"http://127.0.0.1:{door.port}/toolbox",
             minute_seconds=options.minute_seconds,
         )
-        sandboxes = LocalSandboxes(ground, spawner, volumes, plane.events.tell)
+        sandboxes = LocalSandboxes(ground, spawner, volumes, faults, plane.events.tell)
         relay.append(sandboxes)
-        plane.open(sandboxes, volumes)
-        runner = await _listening(plane, listener)
+        plane.open(sandboxes, volumes, door.shut_for)
+        await door.open(plane.web)
         timers = asyncio.create_task(app.keep_time(sandboxes, min(options.minute_seconds / 6, 5)))
         stop = _stop_signals(options)
         on_ready(about)
@@ -84,40 +81,13 @@ async def serve(
         timers.cancel()
         await app.close(plane)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(runner.cleanup(), _FAREWELL_SECONDS)
+            await door.close()
         return stop.is_set()
     finally:
         spawner.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             await asyncio.to_thread(fork_server.process.wait, _FAREWELL_SECONDS)
         await asyncio.to_thread(remove_tree, folders.base)  # nothing is left of it, unless the fork server was killed
-
-
-async def _listening(plane: app.ControlPlane, listener: socket.socket) -> web.AppRunner:
-    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)  # it logs a traceback for each malformed request
-    runner = web.AppRunner(
-        plane.web,
-        access_log=None,
-        shutdown_timeout=0.2,
-        read_bufsize=1 << 20,
-        max_line_size=LINE_BYTES,
-        max_field_size=HEADER_BYTES,
-    )
-    await runner.setup()
-    await web.SockSite(runner, listener).start()
-    return runner
-
-
-def _bind(port: int) -> socket.socket:
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind(("127.0.0.1", port))
-        listener.listen(256)
-    except OSError:
-        listener.close()
-        raise
-    return listener
 
 
 async def _choose(options: ServerOptions, folders: Folders, spawner: Spawner, owner: int | None) -> Footing:

@@ -7,6 +7,7 @@ import time
 import uuid
 from pathlib import Path
 
+from fleet_rlm_jupyter.localdaytona.faults import Faults
 from fleet_rlm_jupyter.localdaytona.folders import remove_tree
 from fleet_rlm_jupyter.localdaytona.wire import ApiError, timestamp
 
@@ -16,15 +17,20 @@ _MAX_NAME = 100
 class LocalVolumes:
     """The volumes below `folder`: each is `<id>/meta.json` beside `<id>/files`."""
 
-    def __init__(self, folder: Path, owner: int | None) -> None:
+    def __init__(self, folder: Path, owner: int | None, faults: Faults) -> None:
         self._folder = folder
         self._owner = owner
+        self._faults = faults
+        self._ready_at: dict[str, float] = {}
         self._mode = 0o700 if owner is None else 0o711  # as for the folders of sandboxes
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(self._mode)
 
     def all(self) -> list[dict[str, object]]:
         found = [json.loads(path.read_text()) for path in self._folder.glob("*/meta.json")]
+        for volume in found:
+            if time.time() < self._ready_at.get(volume["id"], 0):
+                volume["state"] = "pending_create"
         return sorted(found, key=lambda volume: volume["createdAt"])
 
     def get(self, id_or_name: str) -> dict[str, object]:
@@ -58,6 +64,15 @@ class LocalVolumes:
             "errorReason": None,
         }
         (self._folder / identifier / "meta.json").write_text(json.dumps(volume))
+        if fault := self._faults.take("pending_volume"):
+            self._ready_at[identifier] = time.time() + fault.seconds
+        return self.get(identifier)
+
+    def ready(self, id_or_name: str) -> dict[str, object]:
+        """The volume, if it can be mounted; else ApiError 404 or 400."""
+        volume = self.get(id_or_name)
+        if volume["state"] != "ready":
+            raise ApiError(400, "BAD_REQUEST", f"Volume '{volume['name']}' is not in a ready state")
         return volume
 
     def delete(self, identifier: str) -> None:

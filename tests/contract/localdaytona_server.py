@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +39,24 @@ class Server:
 
     def config(self, key: str = KEY) -> DaytonaConfig:
         return DaytonaConfig(api_key=key, api_url=self.url, target="local")
+
+    def fault(self, name: str, **more: object) -> dict[str, Any]:
+        """Make something go wrong from now on; see fleet_rlm_jupyter/localdaytona/faults.py."""
+        return self.call("POST", "/api/faults", json.dumps({"fault": name, **more}).encode())[1]
+
+    def clear_faults(self) -> None:
+        self.call("DELETE", "/api/faults")
+
+    def call(self, method: str, path: str, body: bytes = b"", key: str = KEY) -> tuple[int, dict[str, Any]]:
+        """A request without the SDK, for what the SDK would never send."""
+        url = self.url.removesuffix("/api") + path
+        request = urllib.request.Request(url, body or None, method=method, headers={"Authorization": f"Bearer {key}"})
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with opener.open(request, timeout=SECONDS) as answer:
+                return answer.status, json.loads(answer.read() or b"{}")
+        except urllib.error.HTTPError as err:
+            return err.code, json.loads(err.read())
 
     def end(self) -> int:
         self.process.stdin.close()

@@ -1,14 +1,11 @@
 """The control plane of the local server, seen through the real Daytona SDK."""
 
 import asyncio
-import json
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any
 
 import pytest
-from contract.localdaytona_server import KEY, SECONDS, Server, start, until, with_client
+from contract.localdaytona_server import SECONDS, Server, start, until, with_client
 from daytona import (
     AsyncDaytona,
     CreateSandboxFromImageParams,
@@ -29,18 +26,6 @@ pytest_plugins = ["contract.localdaytona_fixture"]
 
 def params(**more: Any) -> CreateSandboxFromSnapshotParams:
     return CreateSandboxFromSnapshotParams(**more)
-
-
-def call(server: Server, method: str, path: str, body: bytes = b"", key: str = KEY) -> tuple[int, dict[str, Any]]:
-    """A request without the SDK, for what the SDK would never send."""
-    url = server.url.removesuffix("/api") + path
-    request = urllib.request.Request(url, body or None, method=method, headers={"Authorization": f"Bearer {key}"})
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(request, timeout=SECONDS) as answer:
-            return answer.status, json.loads(answer.read() or b"{}")
-    except urllib.error.HTTPError as err:
-        return err.code, json.loads(err.read())
 
 
 def test_a_sandbox_is_started_when_create_returns_and_gone_after_delete(client: Daytona) -> None:
@@ -190,7 +175,7 @@ def test_volumes_outlive_the_server(tmp_path) -> None:
 @pytest.mark.parametrize("key", ["wrong-key-0123456789", ""])
 def test_nothing_is_told_without_the_key(server: Server, key: str) -> None:
     for path in ("/api/sandbox", "/api/health", "/api/volumes", "/toolbox/x/files", "/anything"):
-        status, body = call(server, "GET", path, key=key)
+        status, body = server.call("GET", path, key=key)
         assert (status, body["statusCode"], body["source"]) == (
             401,
             401,
@@ -243,7 +228,7 @@ def test_a_volume_cannot_cover_the_system(client: Daytona, path: str) -> None:
     ],
 )
 def test_a_bad_body_is_a_400_in_daytonas_form(server: Server, body: bytes) -> None:
-    status, answer = call(server, "POST", "/api/sandbox", body)
+    status, answer = server.call("POST", "/api/sandbox", body)
     assert status == 400
     assert set(answer) == {"statusCode", "message", "code", "source", "timestamp", "path", "method"}
 
@@ -253,14 +238,14 @@ def test_a_bad_body_is_a_400_in_daytonas_form(server: Server, body: bytes) -> No
     "path", ["process/execute", "process/code-run", "process/pty", "files/bulk-download", "files/bulk-upload"]
 )
 def test_a_bad_body_for_the_toolbox_is_a_400(server: Server, sandbox: Any, path: str, body: bytes) -> None:
-    status, answer = call(server, "POST", f"/toolbox/{sandbox.id}/{path}", body)
+    status, answer = server.call("POST", f"/toolbox/{sandbox.id}/{path}", body)
     assert (status, answer["statusCode"], answer["source"]) == (400, 400, "DAYTONA_DAEMON")
 
 
 def test_a_route_we_do_not_have_says_so(server: Server, sandbox: Any) -> None:
-    assert call(server, "GET", "/api/snapshots")[0] == 501
-    assert call(server, "GET", f"/toolbox/{sandbox.id}/lsp/symbols")[0] == 404
-    assert call(server, "GET", "/toolbox/no-such/work-dir")[0] == 404
+    assert server.call("GET", "/api/snapshots")[0] == 501
+    assert server.call("GET", f"/toolbox/{sandbox.id}/lsp/symbols")[0] == 404
+    assert server.call("GET", "/toolbox/no-such/work-dir")[0] == 404
 
 
 def test_a_stopped_sandbox_says_that_it_is_not_started(client: Daytona) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from fleet_rlm_jupyter.localdaytona.faults import Faults
 from fleet_rlm_jupyter.localdaytona.volumes import LocalVolumes, open_inside
 from fleet_rlm_jupyter.localdaytona.wire import ApiError
 
@@ -45,8 +46,8 @@ def test_no_descriptor_is_left_open_after_an_error(tmp_path: Path) -> None:
 
 
 def test_a_volume_is_found_by_id_and_by_name_and_is_kept(tmp_path: Path) -> None:
-    made = LocalVolumes(tmp_path / "v", None).create("notes")
-    again = LocalVolumes(tmp_path / "v", None)
+    made = LocalVolumes(tmp_path / "v", None, Faults()).create("notes")
+    again = LocalVolumes(tmp_path / "v", None, Faults())
     assert again.get("notes") == again.get(str(made["id"])) == made
     with pytest.raises(ApiError):
         again.create("notes")
@@ -58,4 +59,4 @@ def test_a_volume_is_found_by_id_and_by_name_and_is_kept(tmp_path: Path) -> None
 @pytest.mark.parametrize("name", ["a/b", "x" * 101])
 def test_a_name_that_is_no_name_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ApiError):
-        LocalVolumes(tmp_path, None).create(name)
+        LocalVolumes(tmp_path, None, Faults()).create(name)
