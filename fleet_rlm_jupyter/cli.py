@@ -42,7 +42,12 @@ def app() -> None:
 @app.command()
 @click.argument("question")
 @click.option(
-    "--context", "--file", "paths", multiple=True, metavar="PATH", help="File or folder to ask about; repeatable."
+    "--context",
+    "--file",
+    "paths",
+    multiple=True,
+    metavar="PATH|URL",
+    help="What to ask about: file, folder or URL; repeatable.",
 )
 @click.option("--model", help="DSPy model string, e.g. openai/gpt-5; offline/recipes needs no key.")
 @click.option("--sub-model", help="Model for sub-queries.")

@@ -86,6 +86,9 @@ class ContextSettings(_Group):
 
     max_mb: int = Field(default=512, gt=0, description="largest context, in megabytes")
     max_files: int = Field(default=20_000, gt=0, description="most files of a folder")
+    allow_private_urls: bool = Field(
+        default=False, description="fetch URLs from hosts that are not on the public Internet, this machine among them"
+    )
 
 
 class Settings(_Group):

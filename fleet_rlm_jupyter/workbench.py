@@ -30,11 +30,11 @@ from fleet_rlm_jupyter.settings import Loaded, Settings, load
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What `ask` is asked. `context` is a value, or paths to read one from; `recipe` and `slots` correct a recipe."""
+    """What `ask` is asked: over a `context`, or over `paths` and URLs. `recipe` and `slots` correct a recipe."""
 
     text: str
     paths: Sequence[str | Path] = ()
-    context: Value | None = None
+    context: Value | Context | None = None
     mode: Mode = "auto"
     recipe: str | None = None
     slots: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -130,7 +130,7 @@ class Workbench:
         sandboxes = self.sandboxes(trusted_code=models.is_offline)
         context = self._context(asked)
         run_id, session_id = new_id("r"), self._session.session_id
-        notes = str(context.manifest) if asked.paths else ""
+        notes = str(context.manifest) if context.manifest.files else ""
         program = Ask(Site(session_id, run_id, models, sandboxes), asked.mode, notes)
         inputs = {"context": context.value, "question": text}
         program.prepare(inputs)
@@ -218,12 +218,11 @@ class Workbench:
         return compose(asked.recipe, dict(asked.slots), asked.text)
 
     def _context(self, asked: Question) -> Context:
-        read = read_context(asked.paths, self.settings.context)
         if asked.context is None:
-            return read
+            return read_context(asked.paths, self.settings.context)
         if asked.paths:
             raise BadRequest("a context is given twice", "pass paths or a value, not both")
-        return Context(asked.context, read.manifest)
+        return asked.context if isinstance(asked.context, Context) else Context.of(asked.context)
 
     def _start(self, run: LiveRun, program: Ask, inputs: dict[str, Any]) -> None:
         def work() -> None:

@@ -6,7 +6,7 @@ FleetError(text, hint)
 ├── EndsRun        sticky; becomes run.ended
 │   ├── BudgetExceeded · DeadlineExceeded · Cancelled
 ├── ForUser        said before any work
-│   ├── BadSettings · NoSuchSession · BadPath (NotText) · BadRequest · ModelFailed
+│   ├── BadSettings · NoSuchSession · BadPath (NotText, BadUrl) · BadRequest · ModelFailed
 └── SandboxError   the machine under the code
     ├── SandboxUnavailable   retry is safe
     └── SandboxLost          its state is gone
@@ -122,6 +122,12 @@ class NotText(BadPath):
     """A file is there but holds no text that can be read."""
 
     code = "not_text"
+
+
+class BadUrl(BadPath):
+    """A URL may not be fetched, or what is behind it cannot be a context."""
+
+    code = "bad_url"
 
 
 class BadRequest(ForUser):

@@ -1,14 +1,17 @@
-"""Files and folders become a context: one text, or texts by path, with a list of what was left out and why."""
+"""Files, folders and URLs become a context: one text, or texts by name, with a list of what was left out and why."""
 
 from __future__ import annotations
 
+import codecs
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fleet_rlm_jupyter.domain.errors import BadPath, NotText
+from fleet_rlm_jupyter.engine.fetch import MAX_BYTES, Fetcher, is_url, shown
+from fleet_rlm_jupyter.engine.notebooks import notebook_text
 from fleet_rlm_jupyter.settings import ContextSettings
 
 SKIPPED_FOLDERS = {"__pycache__", "site-packages", "node_modules", ".git", ".venv", ".hg", ".svn", ".ipynb_checkpoints"}
@@ -19,18 +22,32 @@ Value = str | dict[str, str]
 
 @dataclass(slots=True)
 class Manifest:
-    """What a context holds. `left_out` is path → reason."""
+    """What a context holds. `left_out` is name → reason, `notes` says what was read as something else than it is."""
 
     files: int = 0
     bytes: int = 0
+    notebooks: int = 0
     left_out: dict[str, str] = field(default_factory=dict[str, str])
+    notes: list[str] = field(default_factory=list[str])
+
+    def add(self, other: Manifest) -> None:
+        """What `other` holds is held here too."""
+        self.files, self.bytes = self.files + other.files, self.bytes + other.bytes
+        self.notebooks += other.notebooks
+        self.left_out.update(other.left_out)
+        self.notes += other.notes
 
     def __str__(self) -> str:
-        text = f"{self.files:,} file{'s' if self.files != 1 else ''}, {self.bytes / 1e6:.1f} MB"
-        if not self.left_out:
-            return text
-        shown = ", ".join(list(self.left_out)[:3]) + (", …" if len(self.left_out) > 3 else "")
-        return f"{text}; left out {len(self.left_out):,} not readable as text ({shown})"
+        parts = [f"{self.files:,} file{'s' if self.files != 1 else ''}, {self.bytes / 1e6:.1f} MB"]
+        if self.notebooks:
+            parts.append(
+                f"{self.notebooks:,} of them notebook{'s' if self.notebooks != 1 else ''}: cells and text outputs"
+            )
+        parts += self.notes
+        if self.left_out:
+            names = ", ".join(list(self.left_out)[:3]) + (", …" if len(self.left_out) > 3 else "")
+            parts.append(f"left out {len(self.left_out):,} not readable as text ({names})")
+        return "; ".join(parts)
 
 
 @dataclass(slots=True)
@@ -40,41 +57,116 @@ class Context:
     value: Value
     manifest: Manifest
 
+    @classmethod
+    def of(cls, value: Value) -> Context:
+        """A value that is there already: every text counts as a file."""
+        texts = [value] if isinstance(value, str) else value.values()
+        return cls(value, Manifest(len(texts), sum(map(_utf8_bytes, texts))))
 
-def read_context(paths: Sequence[str | Path], limits: ContextSettings) -> Context:
-    """One file → its text; a folder or several paths → a dict of path → text, paths relative to their folder.
 
-    Raises BadPath for a path that does not exist, a single file that cannot be read as text, an empty folder, or more
-    than `limits` allow. In folders, files that are not text are left out and listed in the manifest.
+def read_context(given: Sequence[str | Path], limits: ContextSettings) -> Context:
+    """One file or URL → its text; a folder or several of them → a dict of name → text.
+
+    A name is the path relative to its folder, or the URL without its query. Notebooks are read as cells and text
+    outputs. Raises BadPath for a path that does not exist, BadUrl for a URL that is not fetched, either for one thing
+    that is no text, an empty folder, or more than `limits` allow. In folders, files that are not text are left out and
+    listed in the manifest.
     """
-    manifest = Manifest()
-    if not paths:
-        return Context("", manifest)
-    if len(paths) == 1 and not _is_folder(Path(paths[0])):
-        text = _add(Path(paths[0]), manifest, limits)
-        return Context(text, manifest)
+    reading = _Reading(limits)
+    if not given:
+        return Context("", reading.manifest)
+    if len(given) == 1 and (is_url(given[0]) or not _is_folder(Path(given[0]))):
+        return Context(reading.one(given[0]), reading.manifest)
     texts: dict[str, str] = {}
-    for name, path in _files(paths, manifest):
+    for name, item in _items(given, reading.manifest):
         try:
-            texts[name] = _add(path, manifest, limits)
+            texts[_free(name, texts)] = reading.one(item)
         except NotText as err:
-            manifest.left_out[name] = err.text
+            reading.manifest.left_out[name] = err.text
     if not texts:
-        shown = ", ".join(str(path) for path in paths)
-        raise BadPath(f"there is no text in {shown}", "pass a file or folder that holds text")
-    return Context(texts, manifest)
+        where = ", ".join(str(item) for item in given)
+        raise BadPath(f"there is no text in {where}", "pass a file or folder that holds text")
+    return Context(texts, reading.manifest)
 
 
-def _files(paths: Sequence[str | Path], manifest: Manifest) -> Iterator[tuple[str, Path]]:
-    """(name in the context, path). With several paths a folder's name leads, so that none hides another."""
-    for given in paths:
-        path = Path(given)
-        prefix = f"{path.resolve().name}/" if len(paths) > 1 else ""
+class _Reading:
+    """Reads one thing after the other into the manifest, within the limits of them all."""
+
+    def __init__(self, limits: ContextSettings) -> None:
+        self.manifest = Manifest()
+        self._limits = limits
+
+    def one(self, item: str | Path) -> str:
+        """The text of a file or URL."""
+        if self.manifest.files >= self._limits.max_files:
+            raise BadPath(
+                f"there are more than {self._limits.max_files:,} files", "raise context.max_files or pass a sub-folder"
+            )
+        raw, text = self._fetched(str(item)) if is_url(item) else self._read(Path(item))
+        self.manifest.files += 1
+        self.manifest.bytes += len(raw)
+        return text
+
+    @property
+    def _room(self) -> int:
+        return self._limits.max_mb * 1_000_000 - self.manifest.bytes
+
+    def _read(self, path: Path) -> tuple[bytes, str]:
+        if _stat(path).st_size > self._room:
+            raise self._too_large(path)
+        try:
+            with path.open("rb") as file:
+                raw = file.read(self._room + 1)  # a pipe or device has no size before it is read
+        except OSError as err:
+            raise NotText(f"{path} cannot be read: {err.strerror}", "check its permissions") from err
+        if len(raw) > self._room:
+            raise self._too_large(path)
+        return raw, self._text(raw, str(path), path.suffix == ".ipynb")
+
+    def _fetched(self, url: str) -> tuple[bytes, str]:
+        most = min(MAX_BYTES, self._room)
+        page = Fetcher(self._limits.allow_private_urls, most).fetch(url)
+        is_notebook = page.content_type == "application/x-ipynb+json" or shown(page.url).endswith(".ipynb")
+        if page.content_type in ("text/html", "application/xhtml+xml"):
+            self.manifest.notes.append(f"{shown(page.url)} is HTML and read as it is, with its tags")
+        return page.body, self._text(page.body, shown(url), is_notebook, page.charset)
+
+    def _text(self, raw: bytes, name: str, is_notebook: bool, charset: str = "") -> str:
+        text = _decoded(raw, name, charset)
+        if is_notebook and (cells := notebook_text(text)) is not None:
+            self.manifest.notebooks += 1
+            return cells
+        return text
+
+    def _too_large(self, path: Path) -> BadPath:
+        return BadPath(
+            f"the context is larger than {self._limits.max_mb} MB (at {path})",
+            "raise context.max_mb or pass a part of it",
+        )
+
+
+def _items(given: Sequence[str | Path], manifest: Manifest) -> Iterator[tuple[str, str | Path]]:
+    """(name in the context, path or URL). Among several, a folder's name leads, so that none hides another."""
+    for item in given:
+        if is_url(item):
+            yield shown(str(item)), item
+            continue
+        path = Path(item)
+        prefix = f"{path.resolve().name}/" if len(given) > 1 else ""
         if _is_folder(path):
             for file in _walk(path, manifest):
                 yield prefix + file.relative_to(path).as_posix(), file
         else:
-            yield str(given), path
+            yield str(item), path
+
+
+def _free(name: str, taken: Mapping[str, str]) -> str:
+    """`name`, or `name (2)` where two folders, files or URLs have one."""
+    number, free = 1, name
+    while free in taken:
+        number += 1
+        free = f"{name} ({number})"
+    return free
 
 
 def _walk(folder: Path, manifest: Manifest) -> Iterator[Path]:
@@ -90,52 +182,36 @@ def _walk(folder: Path, manifest: Manifest) -> Iterator[Path]:
                 yield path
 
 
-def _add(path: Path, manifest: Manifest, limits: ContextSettings) -> str:
-    size = _size(path)
-    if manifest.bytes + size > limits.max_mb * 1_000_000:
-        raise BadPath(
-            f"the context is larger than {limits.max_mb} MB (at {path})", "raise context.max_mb or pass a part of it"
-        )
-    if manifest.files >= limits.max_files:
-        raise BadPath(f"there are more than {limits.max_files:,} files", "raise context.max_files or pass a sub-folder")
-    text = _read(path)
-    manifest.files += 1
-    manifest.bytes += size
-    return text
-
-
 def _is_folder(path: Path) -> bool:
     return stat.S_ISDIR(_stat(path).st_mode)
-
-
-def _size(path: Path) -> int:
-    return _stat(path).st_size
 
 
 def _stat(path: Path) -> os.stat_result:
     try:
         return path.stat()
     except FileNotFoundError:
-        raise BadPath(f"there is no file or folder {path}", "check the path; URLs must be downloaded first") from None
-    except OSError as err:
-        raise BadPath(f"{path} cannot be read: {err.strerror}", "check its permissions") from err
+        raise BadPath(f"there is no file or folder {path}", "check the path") from None
+    except (OSError, ValueError) as err:
+        raise BadPath(
+            f"{path} cannot be read: {getattr(err, 'strerror', err)}", "check the path and its permissions"
+        ) from err
 
 
-def _read(path: Path) -> str:
-    try:
-        raw = path.read_bytes()
-    except OSError as err:
-        raise NotText(f"{path} cannot be read: {err.strerror}", "check its permissions") from err
-    if b"\0" in raw[:8192]:
-        raise NotText(f"{path} is a binary file", "convert it to text first")
-    if b"\r" in raw:
-        raw = raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n")  # as Python reads text files
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        if _looks_binary(raw):
-            raise NotText(f"{path} is a binary file", "convert it to text first") from None
-        return raw.decode("latin-1")
+def _decoded(raw: bytes, name: str, charset: str = "") -> str:
+    """`raw` as text: in `charset` where one is said and known, else UTF-8, else an old encoding. Raises NotText."""
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        charset = "utf-16"
+    elif b"\0" in raw[:8192]:
+        raise NotText(f"{name} is a binary file", "convert it to text first")
+    text = ""
+    for known in filter(None, (charset, "utf-8-sig", "latin-1")):
+        try:
+            text = raw.decode(known)
+            break
+        except (UnicodeError, LookupError):
+            if known == "utf-8-sig" and _looks_binary(raw):
+                raise NotText(f"{name} is a binary file", "convert it to text first") from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")  # as Python reads text files
 
 
 def _looks_binary(raw: bytes) -> bool:
@@ -143,3 +219,7 @@ def _looks_binary(raw: bytes) -> bool:
     head = raw[:8192]
     control = sum(byte < 32 and byte not in (9, 10, 12, 13, 27) for byte in head)
     return control > len(head) // 20
+
+
+def _utf8_bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))

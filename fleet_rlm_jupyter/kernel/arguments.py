@@ -32,7 +32,9 @@ class Option:
 
 OPTIONS = (
     Option(("--var",), "variable", "NAME", "A variable of this kernel as context; repeatable.", is_repeatable=True),
-    Option(("--context", "--file"), "path", "PATH", "A file or folder as context; repeatable.", is_repeatable=True),
+    Option(
+        ("--context", "--file"), "path", "PATH", "A file, folder or URL as context; repeatable.", is_repeatable=True
+    ),
     Option(("-o", "--out"), "new variable", "NAME", "Where the result goes."),
     Option(("--mode",), "choice", "MODE", "An RLM, a plain call, or by size.", ("auto", "rlm_only", "direct")),
     Option(("--model",), "text", "MODEL", "DSPy model string, e.g. openai/gpt-5; offline/recipes needs no key."),

@@ -17,7 +17,7 @@ from fleet_rlm_jupyter.domain.events import Event, Limits, RunStatus, Usage
 from fleet_rlm_jupyter.domain.lines import found_so_far
 from fleet_rlm_jupyter.domain.session import Run
 from fleet_rlm_jupyter.engine.ask import Mode
-from fleet_rlm_jupyter.engine.contexts import Value
+from fleet_rlm_jupyter.engine.contexts import Context
 from fleet_rlm_jupyter.kernel.bundle import MIME, run_json
 from fleet_rlm_jupyter.kernel.masking import Mask
 from fleet_rlm_jupyter.kernel.page import as_html, as_text
@@ -174,7 +174,7 @@ class Notebook:
         self._benches.append(Workbench(loaded))
         return self._benches[-1]
 
-    def start(self, question: str, context: Value | None, options: AskOptions) -> Handle:
+    def start(self, question: str, context: Context | None, options: AskOptions) -> Handle:
         """Start a run. Raises FleetError before any work."""
         bench = self.bench(options.settings)
         asked = Question(question, options.paths, context, options.mode, options.recipe, options.slots)

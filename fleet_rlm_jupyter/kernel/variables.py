@@ -25,11 +25,11 @@ from typing import Any, cast
 from pydantic import BaseModel
 
 from fleet_rlm_jupyter.domain.errors import BadRequest
-from fleet_rlm_jupyter.engine.contexts import Value, read_context
+from fleet_rlm_jupyter.engine.contexts import Context, Manifest, Value, read_context
 from fleet_rlm_jupyter.settings import ContextSettings
 
 
-def context_of(names: list[str], known: Mapping[str, object], limits: ContextSettings) -> Value:
+def context_of(names: list[str], known: Mapping[str, object], limits: ContextSettings) -> Context:
     """The context made of the variables `names` of `known`: the one variable's, or name → text of several.
 
     Raises BadRequest for a name that is not there and a value that cannot travel, BadPath for an unreadable path.
@@ -37,27 +37,35 @@ def context_of(names: list[str], known: Mapping[str, object], limits: ContextSet
     values = {name: _find(name, known) for name in names}
     if len(values) == 1:
         ((name, value),) = values.items()
-        return _bounded(as_context(value, limits, name), limits)
-    texts: dict[str, str] = {}
-    for name, value in values.items():
-        made = as_context(value, limits, name)
-        texts.update({name: made} if isinstance(made, str) else {f"{name}/{key}": text for key, text in made.items()})
-    return _bounded(texts, limits)
+        return as_context(value, limits, name)
+    read = Manifest()
+    return _bounded(_texts(values, limits, read), limits, read)
 
 
-def as_context(value: object, limits: ContextSettings, name: str = "context") -> Value:
-    """`value` as a text or texts by name."""
+def as_context(value: object, limits: ContextSettings, name: str = "context") -> Context:
+    """`value` as a text or texts by name. Raises like `context_of`."""
+    read = Manifest()
+    return _bounded(_value(value, limits, name, read), limits, read)
+
+
+def _value(value: object, limits: ContextSettings, name: str, read: Manifest) -> Value:
     if isinstance(value, PurePath):
-        return read_context([Path(value)], limits).value
+        found = read_context([Path(value)], limits)
+        read.add(found.manifest)
+        return found.value
     if isinstance(value, Mapping):
         items = cast("Mapping[object, object]", value)
         if items and all(isinstance(key, str) and _is_document(item) for key, item in items.items()):
-            texts: dict[str, str] = {}
-            for key, item in items.items():
-                made = as_context(item, limits, f"{name}[{key!r}]")
-                texts.update({str(key): made} if isinstance(made, str) else {f"{key}/{k}": t for k, t in made.items()})
-            return texts
+            return _texts({str(key): item for key, item in items.items()}, limits, read, f"{name}[{{!r}}]")
     return _as_text(value, name)
+
+
+def _texts(values: Mapping[str, object], limits: ContextSettings, read: Manifest, called: str = "{}") -> dict[str, str]:
+    texts: dict[str, str] = {}
+    for name, value in values.items():
+        made = _value(value, limits, called.format(name), read)
+        texts.update({name: made} if isinstance(made, str) else {f"{name}/{key}": text for key, text in made.items()})
+    return texts
 
 
 def _find(name: str, known: Mapping[str, object]) -> object:
@@ -68,14 +76,16 @@ def _find(name: str, known: Mapping[str, object]) -> object:
     raise BadRequest(f"there is no variable {name!r}", hint)
 
 
-def _bounded(value: Value, limits: ContextSettings) -> Value:
-    size = len(value) if isinstance(value, str) else sum(len(text) for text in value.values())
-    if size > limits.max_mb * 1_000_000:
+def _bounded(value: Value, limits: ContextSettings, read: Manifest) -> Context:
+    """With what was seen while paths among the variables were read."""
+    made = Context.of(value)
+    if made.manifest.bytes > limits.max_mb * 1_000_000:
         raise BadRequest(
-            f"the context has {size / 1e6:,.0f} MB, more than {limits.max_mb}",
+            f"the context has {made.manifest.bytes / 1e6:,.0f} MB, more than {limits.max_mb}",
             "raise context.max_mb or pass a part of it",
         )
-    return value
+    read.files, read.bytes = made.manifest.files, made.manifest.bytes
+    return Context(value, read)
 
 
 def _is_document(value: object) -> bool:

@@ -56,7 +56,8 @@ def log(tmp_path: Path) -> str:
 BAD = [
     (["ask", " "], "the question is empty", "say what you want to know"),
     (["ask", "q", "--file", "nowhere.txt"], "there is no file or folder nowhere.txt", "check the path"),
-    (["ask", "q", "--context", "https://example.org/x"], "there is no file or folder https:", "downloaded first"),
+    (["ask", "q", "--context", "http://127.0.0.1/x"], "127.0.0.1 is not on the public Internet", "pass the file"),
+    (["ask", "q", "--context", "file:///etc/passwd"], "file is no scheme that is fetched", "http"),
     (["ask", "q", "--file", "{binary}"], "is a binary file", "convert it to text"),
     (["ask", "q", "--file", "{big}", "--set", "context.max_mb=1"], "larger than 1 MB", "raise context.max_mb"),
     (["ask", "q", "--model", "gpt5"], "names no provider that is known", "provider/model"),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 
 from fleet_rlm_jupyter.domain.errors import BadPath
-from fleet_rlm_jupyter.engine.contexts import read_context
+from fleet_rlm_jupyter.engine.contexts import Context, read_context
 from fleet_rlm_jupyter.settings import ContextSettings
 
 LIMITS = ContextSettings()
@@ -69,6 +70,35 @@ def test_lines_end_as_python_reads_them(tmp_path: Path):
     assert read_context([tmp_path / "a.txt"], LIMITS).value == "one\ntwo\nthree\n"
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-8"])
+def test_unicode_files_are_read_with_and_without_their_mark(tmp_path: Path, encoding: str):
+    (tmp_path / "a.txt").write_bytes("Größe\r\n3 m".encode(encoding))
+    assert read_context([tmp_path / "a.txt"], LIMITS).value == "Größe\n3 m"
+
+
+def test_notebooks_are_read_as_cells_and_said_to_be(tmp_path: Path):
+    cell = {"cell_type": "code", "source": "1", "outputs": [{"output_type": "stream", "text": "one\n"}]}
+    (tmp_path / "a.ipynb").write_text(json.dumps({"nbformat": 4, "cells": [cell]}))
+    (tmp_path / "b.ipynb").write_text("no notebook")
+    made = read_context([tmp_path], LIMITS)
+    cells = "# %% [code] cell 1\n1\n\n# %% [output] cell 1\none\n"
+    assert made.value == {"a.ipynb": cells, "b.ipynb": "no notebook"}
+    assert "1 of them notebook: cells and text outputs" in str(made.manifest)
+    assert read_context([tmp_path / "a.ipynb"], LIMITS).value == cells
+
+
+def test_folders_of_one_name_hide_nothing_of_each_other(tmp_path: Path):
+    for name in ("x/logs", "y/logs"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "a.txt").write_text(name)
+    made = read_context([tmp_path / "x/logs", tmp_path / "y/logs"], LIMITS)
+    assert made.value == {"logs/a.txt": "x/logs", "logs/a.txt (2)": "y/logs"}
+
+
+def test_a_value_that_is_there_already_is_counted(tmp_path: Path):
+    assert str(Context.of({"a": "x" * 1_000_000, "b": "ü" * 500_000}).manifest) == "2 files, 2.0 MB"
+
+
 def test_links_are_not_followed_out_of_a_folder(tmp_path: Path):
     (tmp_path / "secret.txt").write_text("secret")
     folder = tmp_path / "folder"
@@ -103,6 +133,17 @@ def test_a_context_larger_than_the_setting_is_refused_before_it_is_read(tmp_path
         file.truncate(2_000_001)
     with pytest.raises(BadPath, match="larger than 2 MB"):
         read_context([tmp_path / "big.txt"], ContextSettings(max_mb=2))
+
+
+def test_what_has_no_size_before_it_is_read_is_bounded_too():
+    with pytest.raises(BadPath, match=r"binary|larger than 2 MB"):
+        read_context(["/dev/zero"], ContextSettings(max_mb=2))
+
+
+@pytest.mark.parametrize("path", ["a\0b", "x" * 5000, "/dev/null/x"])
+def test_an_impossible_path_is_refused(path: str):
+    with pytest.raises(BadPath):
+        read_context([path], LIMITS)
 
 
 def test_more_files_than_the_setting_are_refused(tmp_path: Path):

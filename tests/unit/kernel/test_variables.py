@@ -44,20 +44,28 @@ class Row:
     ],
 )
 def test_a_value_becomes_the_text_that_a_file_of_it_would_hold(value, text):
-    assert as_context(value, LIMITS) == text
+    assert as_context(value, LIMITS).value == text
 
 
 def test_dicts_of_documents_stay_apart_and_others_become_json():
     table = pd.DataFrame({"a": [1]})
-    assert as_context({"x": "text", "y": table}, LIMITS) == {"x": "text", "y": "a\n1\n"}
-    assert json.loads(str(as_context({"a": [1, 2], "b": {3}}, LIMITS))) == {"a": [1, 2], "b": [3]}
+    assert as_context({"x": "text", "y": table}, LIMITS).value == {"x": "text", "y": "a\n1\n"}
+    assert json.loads(str(as_context({"a": [1, 2], "b": {3}}, LIMITS).value)) == {"a": [1, 2], "b": [3]}
 
 
 def test_several_variables_keep_their_names(tmp_path):
     (tmp_path / "f.txt").write_text("in a file")
     known = {"a": "text", "folder": tmp_path, "file": tmp_path / "f.txt"}
     made = context_of(["a", "folder", "file"], known, LIMITS)
-    assert made == {"a": "text", "folder/f.txt": "in a file", "file": "in a file"}
+    assert made.value == {"a": "text", "folder/f.txt": "in a file", "file": "in a file"}
+
+
+def test_a_folder_in_a_variable_keeps_its_manifest(tmp_path):
+    (tmp_path / "f.txt").write_text("in a file")
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG\0")
+    for made in (as_context(tmp_path, LIMITS), context_of(["folder", "n"], {"folder": tmp_path, "n": 12}, LIMITS)):
+        assert list(made.manifest.left_out) == ["picture.png"]
+    assert str(made.manifest) == "2 files, 0.0 MB; left out 1 not readable as text (picture.png)"
 
 
 def test_an_unknown_variable_names_the_nearest():
@@ -79,6 +87,7 @@ def test_an_unknown_variable_names_the_nearest():
         (None, "nothing"),
         (b"\xff\xfe\0", "decode"),
         ([1, object()], "v[1]"),
+        ({"a": b"\xff"}, "v['a']"),
     ],
 )
 def test_what_cannot_travel_is_refused_with_the_way_out(value, way_out):
