@@ -12,6 +12,7 @@ FAULTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "start_error": ("create and start answer at once; the sandbox then fails to start", ("seconds",)),
     "fork_422": ("fork is refused, as for Daytona's containers", ()),
     "pending_volume": ("a new volume is pending_create for `seconds`", ("seconds",)),
+    "strict_volume": ("volumes of sandboxes started from now on know no rename, append, change or lock", ()),
     "rate_limit": ("429 with Retry-After-`suffix`: `seconds`", ("seconds", "on", "suffix")),
     "quota": ("400: the total limit of `resource` is exceeded", ("on", "resource")),
     "server_error": ("an error with `status` instead of the work", ("on", "status")),

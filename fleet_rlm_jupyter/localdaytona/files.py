@@ -117,8 +117,7 @@ class FileRoutes:
         if os.path.lexists(destination) and not os.path.isdir(destination):
             raise ApiError(409, "CONFLICT", f"{destination} exists already")
         try:
-            os.lstat(source)
-            await asyncio.to_thread(shutil.move, source, destination)
+            await asyncio.to_thread(_rename, source, destination)
         except (OSError, shutil.Error) as err:
             raise file_error(err if err.errno else OSError(errno.EINVAL, str(err)), source) from err
         return web.Response()
@@ -239,6 +238,19 @@ class FileRoutes:
         await response.write(f"--{_BOUNDARY}--\r\n".encode())
         await response.write_eof()
         return response
+
+
+def _rename(source: str, destination: str) -> None:
+    """As Daytona's daemon, copy only where the system cannot rename, and not where a volume refuses to."""
+    os.lstat(source)
+    if os.path.isdir(destination):
+        destination = os.path.join(destination, os.path.basename(source))
+    try:
+        os.rename(source, destination)
+    except OSError as err:
+        if err.errno != errno.EXDEV:
+            raise
+        shutil.move(source, destination)
 
 
 async def _store(stream: MultipartStream, path: str) -> int:

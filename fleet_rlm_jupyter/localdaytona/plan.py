@@ -40,6 +40,7 @@ class SandboxPlan:
     env: dict[str, str] = field(default_factory=dict)
     limits: ProcessLimits = field(default_factory=ProcessLimits)
     path: str = "/usr/local/bin:/usr/bin:/bin"
+    strict_volumes: bool = False  # for tests: they know no rename, append, change or lock
     probe: str = ""  # an interpreter to try inside; the sandbox says how it went and ends
 
     @property
@@ -65,6 +66,11 @@ class SandboxPlan:
         raw["mounts"] = tuple(MountedVolume(**mount) for mount in raw["mounts"])
         raw["limits"] = ProcessLimits(**raw["limits"])
         return cls(**raw)
+
+
+def linked_place(plan: SandboxPlan, target: str) -> str:
+    """Where a volume is shown without a mount namespace: as a link below the private home."""
+    return f"{plan.home}/{target.removeprefix('/home/daytona').strip('/')}"
 
 
 def socket_path(folder: str) -> str:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 
 from fleet_rlm_jupyter.localdaytona import landlock, linux, namespaces, seccomp
-from fleet_rlm_jupyter.localdaytona.plan import SandboxPlan
+from fleet_rlm_jupyter.localdaytona.plan import SandboxPlan, linked_place
 from fleet_rlm_jupyter.localdaytona.volumes import open_inside
 
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store")
@@ -76,8 +76,7 @@ def holds() -> bool:
 
 def link_volume(plan: SandboxPlan, target: str, source: str) -> None:
     """Show a volume as a link below the private home, since only a namespace could mount it elsewhere."""
-    inside = target.removeprefix("/home/daytona").strip("/")
-    place = os.path.join(plan.home, inside)
+    place = linked_place(plan, target)
     os.makedirs(os.path.dirname(place), exist_ok=True)
     if os.path.islink(place):
         os.unlink(place)

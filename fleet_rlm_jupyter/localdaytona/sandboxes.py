@@ -304,6 +304,7 @@ class LocalSandboxes:
             env=strings(sandbox.wanted, "env"),
             limits=limits,
             path=self._ground.path,
+            strict_volumes=self._faults.shows("strict_volume") is not None,
         )
 
     def _mounts(self, wanted: dict[str, object]) -> list[MountedVolume]:

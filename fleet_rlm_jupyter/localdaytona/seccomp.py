@@ -4,21 +4,9 @@ import ctypes
 import errno
 import platform
 import socket
-import struct
 
-from fleet_rlm_jupyter.localdaytona import linux
+from fleet_rlm_jupyter.localdaytona import bpf, linux
 
-_ALLOW = 0x7FFF0000
-_ERRNO = 0x00050000
-_KILL = 0x80000000
-
-_LOAD = 0x20  # BPF_LD | BPF_W | BPF_ABS
-_EQUAL = 0x15  # BPF_JMP | BPF_JEQ
-_AT_LEAST = 0x35  # BPF_JMP | BPF_JGE
-_ANY_BIT = 0x45  # BPF_JMP | BPF_JSET
-_RETURN = 0x06
-
-_NUMBER, _ARCH = 0, 4
 _NEW_NAMESPACES = (
     linux.CLONE_NEWNS
     | linux.CLONE_NEWCGROUP
@@ -110,12 +98,7 @@ _SHARED: dict[str, tuple[int | None, int | None]] = {
 }
 _STRICTLY_CHECKED = {"prlimit64": (302, 261), "socketpair": (53, 199)}
 _CHECKED = {"clone": (56, 220), "clone3": (435, 435), "ioctl": (16, 29), "socket": (41, 198)}
-_ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 _X32_BIT = 0x40000000
-
-
-class _Filter(ctypes.Structure):
-    _fields_ = [("length", ctypes.c_ushort), ("program", ctypes.c_char_p)]
 
 
 def install(strict: bool = False) -> None:
@@ -125,7 +108,7 @@ def install(strict: bool = False) -> None:
     engine) is a way out that only a namespace closes, and the filter cannot see which path is meant.
     Raises OSError when the kernel has no filters or this architecture is unknown.
     """
-    column, arch = _ARCHITECTURES.get(platform.machine(), (-1, 0))
+    column, arch = bpf.ARCHITECTURES.get(platform.machine(), (-1, 0))
     if column < 0:
         raise OSError(errno.ENOSYS, f"seccomp: no table for the architecture {platform.machine()}")
     code = _program(column, arch, strict)
@@ -133,7 +116,7 @@ def install(strict: bool = False) -> None:
         "prctl",
         ctypes.c_int(22),  # PR_SET_SECCOMP
         ctypes.c_ulong(2),  # SECCOMP_MODE_FILTER
-        ctypes.byref(_Filter(len(code) // 8, code)),
+        ctypes.byref(bpf.Filter(len(code) // 8, code)),
         ctypes.c_ulong(0),
         ctypes.c_ulong(0),
     )
@@ -141,39 +124,41 @@ def install(strict: bool = False) -> None:
 
 def _program(column: int, arch: int, strict: bool = False) -> bytes:
     number = {name: numbers[column] for name, numbers in _CHECKED.items()}
-    code = _load(_ARCH) + _jump(_EQUAL, arch, 1, 0) + _answer(_KILL) + _load(_NUMBER)
+    code = bpf.load(bpf.ARCH) + bpf.jump(bpf.EQUAL, arch, 1, 0) + bpf.answer(bpf.KILL) + bpf.load(bpf.NUMBER)
     if column == 0:
-        code += _jump(_AT_LEAST, _X32_BIT, 0, 1) + _deny(errno.ENOSYS)
+        code += bpf.jump(bpf.AT_LEAST, _X32_BIT, 0, 1) + bpf.deny(errno.ENOSYS)
     for denied in (row[column] for row in (_DENIED | (_SHARED if strict else {})).values()):
         if denied is None:
             continue
-        code += _when(denied, _deny(errno.EPERM))
-    code += _when(number["clone3"], _deny(errno.ENOSYS))  # its flags lie in memory; libc falls back to clone
-    code += _when(number["clone"], _load_argument(0) + _jump(_ANY_BIT, _NEW_NAMESPACES, 0, 1) + _deny(errno.EPERM))
-    commands = _load_argument(1)
+        code += bpf.when(denied, bpf.deny(errno.EPERM))
+    code += bpf.when(number["clone3"], bpf.deny(errno.ENOSYS))  # its flags lie in memory; libc falls back to clone
+    code += bpf.when(
+        number["clone"], bpf.load_argument(0) + bpf.jump(bpf.ANY_BIT, _NEW_NAMESPACES, 0, 1) + bpf.deny(errno.EPERM)
+    )
+    commands = bpf.load_argument(1)
     for command in (_TIOCSTI, _TIOCLINUX):
-        commands += _jump(_EQUAL, command, 0, 1) + _deny(errno.EPERM)
-    code += _when(number["ioctl"], commands)
+        commands += bpf.jump(bpf.EQUAL, command, 0, 1) + bpf.deny(errno.EPERM)
+    code += bpf.when(number["ioctl"], commands)
     if strict:
-        return code + _without_sockets(column) + _answer(_ALLOW)
-    families = _load_argument(0)
+        return code + _without_sockets(column) + bpf.answer(bpf.ALLOW)
+    families = bpf.load_argument(0)
     for family in (_AF_UNIX, _AF_INET, _AF_INET6):
-        families += _jump(_EQUAL, family, 0, 1) + _answer(_ALLOW)
-    families += _jump(_EQUAL, _AF_NETLINK, 1, 0) + _deny(errno.EAFNOSUPPORT)
-    families += _load_argument(2) + _jump(_EQUAL, _NETLINK_ROUTE, 1, 0) + _deny(errno.EAFNOSUPPORT)
-    code += _when(number["socket"], families)
-    return code + _answer(_ALLOW)
+        families += bpf.jump(bpf.EQUAL, family, 0, 1) + bpf.answer(bpf.ALLOW)
+    families += bpf.jump(bpf.EQUAL, _AF_NETLINK, 1, 0) + bpf.deny(errno.EAFNOSUPPORT)
+    families += bpf.load_argument(2) + bpf.jump(bpf.EQUAL, _NETLINK_ROUTE, 1, 0) + bpf.deny(errno.EAFNOSUPPORT)
+    code += bpf.when(number["socket"], families)
+    return code + bpf.answer(bpf.ALLOW)
 
 
 def _without_sockets(column: int) -> bytes:
     number = {name: numbers[column] for name, numbers in (_CHECKED | _STRICTLY_CHECKED).items()}
-    code = _when(number["socket"], _deny(errno.EAFNOSUPPORT))
-    pair = _load_argument(0) + _jump(_EQUAL, _AF_UNIX, 1, 0) + _deny(errno.EAFNOSUPPORT)
+    code = bpf.when(number["socket"], bpf.deny(errno.EAFNOSUPPORT))
+    pair = bpf.load_argument(0) + bpf.jump(bpf.EQUAL, _AF_UNIX, 1, 0) + bpf.deny(errno.EAFNOSUPPORT)
     # Datagrams can be sent to any address, also over a connected pair. The types allowed, 1 and 5, lack this bit.
-    pair += _load_argument(1) + _jump(_ANY_BIT, _SOCK_DGRAM, 0, 1) + _deny(errno.EAFNOSUPPORT)
-    code += _when(number["socketpair"], pair)
-    own = _load_argument(0) + _jump(_EQUAL, 0, 1, 0) + _deny(errno.EPERM)  # limits of others would end them
-    return code + _when(number["prlimit64"], own)
+    pair += bpf.load_argument(1) + bpf.jump(bpf.ANY_BIT, _SOCK_DGRAM, 0, 1) + bpf.deny(errno.EAFNOSUPPORT)
+    code += bpf.when(number["socketpair"], pair)
+    own = bpf.load_argument(0) + bpf.jump(bpf.EQUAL, 0, 1, 0) + bpf.deny(errno.EPERM)  # limits of others would end them
+    return code + bpf.when(number["prlimit64"], own)
 
 
 def denies_sockets() -> bool:
@@ -187,29 +172,3 @@ def denies_sockets() -> bool:
         else:
             return False
     return True
-
-
-def _when(number: int, then: bytes) -> bytes:
-    """`then`, and allow after it, if the loaded call number matches; else go on with the number loaded."""
-    block = then + _answer(_ALLOW)
-    return _jump(_EQUAL, number, 0, len(block) // 8) + block
-
-
-def _load(offset: int) -> bytes:
-    return struct.pack("HBBI", _LOAD, 0, 0, offset)
-
-
-def _load_argument(index: int) -> bytes:
-    return _load(16 + 8 * index)  # the low half: both architectures are little-endian
-
-
-def _jump(kind: int, value: int, if_true: int, if_false: int) -> bytes:
-    return struct.pack("HBBI", kind, if_true, if_false, value)
-
-
-def _answer(action: int) -> bytes:
-    return struct.pack("HBBI", _RETURN, 0, 0, action)
-
-
-def _deny(number: int) -> bytes:
-    return _answer(_ERRNO | number)

@@ -14,8 +14,9 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
+from fleet_rlm_jupyter.localdaytona import strict
 from fleet_rlm_jupyter.localdaytona.files import FileRoutes
-from fleet_rlm_jupyter.localdaytona.plan import SandboxPlan
+from fleet_rlm_jupyter.localdaytona.plan import SandboxPlan, linked_place
 from fleet_rlm_jupyter.localdaytona.processes import SandboxProcesses
 from fleet_rlm_jupyter.localdaytona.terminals import TerminalRoutes
 from fleet_rlm_jupyter.localdaytona.wire import DAEMON, HEADER_BYTES, LINE_BYTES, ApiError, error_body, parse_object
@@ -29,6 +30,8 @@ def run(
     plan: SandboxPlan, listener: socket.socket, link: socket.socket, confine: Callable[[], None] | None = None
 ) -> None:
     """Serve until the other end of `link`, held by the fork server, is closed; each command calls `confine` first."""
+    if plan.strict_volumes:
+        strict.hold([mount.target if plan.level == "L3" else linked_place(plan, mount.target) for mount in plan.mounts])
     asyncio.run(_serve(plan, listener, link, confine))
 
 

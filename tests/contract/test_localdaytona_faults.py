@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,6 +39,15 @@ def server(shared: Server) -> Iterator[Server]:
     shared.clear_faults()
     for one in shared.call("GET", "/api/sandbox")[1]["items"]:
         shared.call("DELETE", f"/api/sandbox/{one['id']}")
+
+
+@pytest.fixture(params=["L3", "L2", "L1"])
+def level_server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    with tempfile.TemporaryDirectory() as data:
+        Path(data).chmod(0o755)  # at L2 and L1 the code runs as another user when the tests run as root
+        server = start(Path(data), request.param)
+        yield server
+        assert server.end() == 0
 
 
 @pytest.fixture
@@ -104,6 +114,70 @@ def test_a_new_volume_is_pending_and_cannot_be_mounted_yet(server: Server, clien
     until(lambda: client.volume.get("slow-volume").state == "ready")
     client.create(params(volumes=[mount]), timeout=SECONDS).delete(SECONDS)
     client.volume.delete(volume)
+
+
+STRICT = """
+import fcntl, os, shutil, sqlite3
+from pathlib import Path
+def tried(name, work):
+    Path("v/a").write_text("x")
+    try: work()
+    except Exception as err: print(name, type(err).__name__, getattr(err, "errno", ""), sep="|")
+    else: print(name, "done", sep="|")
+def write(path, mode, text="x"):
+    with open(path, mode) as file: file.write(text)
+def lock(how):
+    with open("v/locked", "w") as file: how(file, fcntl.LOCK_EX)
+def database():
+    with sqlite3.connect("v/base.db") as base: base.execute("create table t (x)")
+for folder in ("plain", "v"): Path(folder, "sub").mkdir(parents=True)
+tried("new", lambda: write("v/new", "w"))
+tried("over", lambda: write("v/a", "w", "again"))
+tried("read", lambda: Path("v/a").read_text())
+tried("append", lambda: write("v/a", "a"))
+tried("change", lambda: write("v/a", "r+"))
+tried("rename", lambda: os.rename("v/a", "v/b"))
+tried("rename by descriptor", lambda: os.rename("a", "b", src_dir_fd=os.open("v", 0), dst_dir_fd=os.open("v", 0)))
+tried("link", lambda: os.link("v/a", "v/l"))
+tried("symlink", lambda: os.symlink("a", "v/s"))
+tried("truncate", lambda: os.truncate("v/a", 1))
+tried("times", lambda: os.utime("v/a"))
+tried("flock", lambda: lock(fcntl.flock))
+tried("lockf", lambda: lock(fcntl.lockf))
+tried("sqlite", database)
+tried("elsewhere", lambda: (write("plain/a", "a"), os.rename("plain/a", "plain/b"), os.utime("plain/b")))
+tried("copy", lambda: shutil.copyfile("plain/b", "v/sub/b"))
+tried("delete", lambda: os.unlink("v/a"))
+"""
+
+
+def test_a_strict_volume_knows_whole_files_only(level_server: Server) -> None:
+    client, allowed = Daytona(level_server.config()), {"new", "over", "read", "elsewhere", "copy", "delete"}
+    volume = client.volume.create("strict")
+    wanted = params(volumes=[VolumeMount(volume_id=volume.id, mount_path="/home/daytona/v")])
+
+    def results() -> dict[str, str]:
+        sandbox = client.create(wanted, timeout=SECONDS)
+        sandbox.fs.upload_file(STRICT.encode(), "strict.py", timeout=SECONDS)
+        said = sandbox.process.exec("python3 strict.py 2>&1", timeout=SECONDS).result
+        sandbox.fs.upload_file(b"x", "v/up", timeout=SECONDS)
+        try:
+            sandbox.fs.move_files("v/up", "v/moved")
+        except DaytonaError as err:
+            said += f"move|{err}\n"
+        else:
+            said += "move|done\n"
+        sandbox.process.exec("rm -rf v/* plain", timeout=5)
+        sandbox.delete(SECONDS)
+        return dict(line.split("|", 1) for line in said.splitlines())
+
+    loose = results()
+    assert set(loose.values()) == {"done"}, loose
+    level_server.fault("strict_volume")
+    strict = results()
+    level_server.clear_faults()
+    assert {name for name, how in strict.items() if how == "done"} == allowed, strict
+    assert strict["rename"] == "OSError|22"
 
 
 def test_a_rate_limit_says_by_suffixed_headers_when_to_come_again(server: Server, client: Daytona) -> None:

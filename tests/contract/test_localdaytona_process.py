@@ -154,13 +154,13 @@ def test_what_is_wrong_is_one_line_with_the_next_step(options: list[str], env: d
 
 STRICT_CONTAINER = """
 import ctypes, os, struct, sys
-from fleet_rlm_jupyter.localdaytona import linux, seccomp
+from fleet_rlm_jupyter.localdaytona import bpf, linux, seccomp
 linux.forbid_new_privileges()
 seccomp.install()  # like a container's filter, it denies unshare and mount
 if sys.argv[1] == "no-landlock":
     steps = [(0x20, 0, 0, 0), (0x15, 0, 1, 444), (0x06, 0, 0, 0x00050001), (0x06, 0, 0, 0x7FFF0000)]
     code = b"".join(struct.pack("HBBI", *step) for step in steps)
-    linux.call("prctl", 22, ctypes.c_ulong(2), ctypes.byref(seccomp._Filter(len(steps), code)), 0, 0)
+    linux.call("prctl", 22, ctypes.c_ulong(2), ctypes.byref(bpf.Filter(len(steps), code)), 0, 0)
 os.execv(sys.executable, [sys.executable, "-m", "fleet_rlm_jupyter.localdaytona", *sys.argv[2:]])
 """
 
