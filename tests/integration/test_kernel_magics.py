@@ -101,13 +101,34 @@ def test_tab_completes_options_and_variables(kernel):
     assert complete("%%fleet --mo") == ["--mode", "--model"]
     assert complete("%%fleet --var lo") == ["log"]
     assert complete("%%fleet --recipe to") == ["top_k"]
+    assert complete("%%fleet -o lo") == ["log"]
+    assert complete("%%fleet --mode di") == ["direct"]
+    assert complete("%%fleet --recipe count --slot un") == ["unit="]
+    assert complete("%%fleet_rlm --set budget.cal") == ["budget.calls="]
     assert complete("%fleet st") == ["status"]
+    assert complete("%fleet config budget.cal") == ["budget.calls"]
+    assert "--mode" not in complete("%%fleet --var log\nWhat --mo")
+
+
+def test_tab_offers_data_and_the_runs_of_this_kernel(kernel):
+    _, client = kernel
+    run(client, "import json, fleet_rlm_jupyter as fleet\ndef lookup(): pass\nlooked = 1")
+    run_id = text_of(run(client, "print(fleet.start('How many records are there?', log).result().run_id)")).strip()
+    for code, says in (("%%fleet --var loo", ["looked"]), (f"%fleet replay {run_id[:6]}", [run_id])):
+        assert client.complete(code, len(code), reply=True, timeout=20)["content"]["matches"] == says
+
+
+@pytest.mark.parametrize(("asked", "says"), [("%fleet?", "replay"), ("%%fleet?", "--var NAME"), ("%%fleet_rlm?", "-o")])
+def test_a_question_mark_shows_the_help(kernel, asked, says):
+    _, client = kernel
+    reply = client.execute_interactive(asked, output_hook=lambda message: None, timeout=20)
+    (page,) = reply["content"]["payload"]
+    assert says in page["data"]["text/plain"]
 
 
 def test_help_and_subcommands_answer(kernel):
     _, client = kernel
-    reply = client.inspect("%%fleet", 7, reply=True, timeout=20)["content"]
-    assert "--var NAME" in reply["data"]["text/plain"]
+    assert "--var NAME" in text_of(run(client, "%%fleet --help\nq"))
     assert "replay" in text_of(run(client, "%fleet help"))
     assert "offline" in text_of(run(client, "%fleet status"))
     for command in ("doctor", "config", "runs"):
@@ -120,6 +141,64 @@ def test_a_handle_can_be_awaited(kernel):
     _, client = kernel
     cell = "import fleet_rlm_jupyter as fleet\nprint((await fleet.start('How many records are there?', log)).status)"
     assert "done" in text_of(run(client, cell))
+
+
+KINDS = {
+    "log": "500 lines",
+    "log.encode()": "500 lines",
+    "log.splitlines()": "500 lines",
+    "dict(a=log, b=log)": "1,000 lines",
+    "pd.DataFrame(dict(n=range(20), level='INFO'))": "21 lines",
+    "pd.Series(range(20), name='n')": "21 lines",
+    "np.arange(20)": "20 lines",
+    "path": "500 lines",
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_of_variable_is_a_context(kernel, tmp_path, kind):
+    _, client = kernel
+    given = f"import numpy as np, pandas as pd, pathlib\npath = pathlib.Path({str(tmp_path)!r}, 'log.txt')\n"
+    run(client, f"{given}path.write_text(log)\nvalue = {kind}")
+    outputs = run(client, "%%fleet --var value --recipe count --slot unit=lines\nHow many lines?")
+    assert KINDS[kind].split()[0] in outputs[-1]["data"][MIME]["answer"]
+
+
+def test_a_run_is_shown_again_and_at_its_own_pace(kernel):
+    _, client = kernel
+    asked = run(client, "%%fleet --var log -o result\nHow many records are there?")[0]["data"]
+    assert run(client, "%fleet replay")[0]["data"] == asked
+    run_id = asked[MIME]["run_id"]
+    *lines, shown = run(client, f"%fleet replay {run_id} --speed 1000")
+    assert shown["data"] == asked
+    assert "RLM" in text_of(lines)
+    assert run_id in text_of(run(client, "%fleet runs"))
+    for speed in ("0", "-1", "fast", ""):
+        assert "number above 0" in text_of(run(client, f"%fleet replay --speed {speed}"))
+
+
+def test_settings_of_the_notebook_hold_until_they_are_reset(kernel):
+    _, client = kernel
+    run(client, "%fleet config budget.calls 33")
+    assert text_of(run(client, "%fleet config budget.calls")).split() == ["budget.calls", "33", "argument"]
+    assert "budget.calls" in text_of(run(client, "%fleet doctor"))
+    run(client, "%fleet config reset")
+    assert "argument" not in text_of(run(client, "%fleet config budget.calls"))
+
+
+def test_a_handle_gives_the_result_and_says_when_it_has_none_yet(kernel):
+    _, client = kernel
+    cell = "handle = fleet.start('How many records are there?', log, recipe='count', slots={'unit': 'records'})\n"
+    outputs = run(client, f"import fleet_rlm_jupyter as fleet\n{cell}handle.result(30)")
+    assert set(outputs[0]["data"]) == {"text/plain", "text/html", MIME}
+    assert "500" in text_of(run(client, "print(handle.result().answer, handle.status)"))
+    for call, says in (
+        ("fleet.start('')", "empty"),
+        ("fleet.start('q', open)", "code, not data"),
+        ("fleet.start('q', log, cals=3)", "there is no option cals"),
+        ("fleet.start('q', log, calls='many')", "calls cannot be"),
+    ):
+        assert says in text_of(run(client, call))
 
 
 def test_an_interrupt_cancels_and_keeps_what_was_found():
