@@ -7,13 +7,14 @@ Precedence: explicit argument > environment > `.env` of the working folder > def
 from __future__ import annotations
 
 import difflib
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from dotenv import dotenv_values
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
 from fleet_rlm_jupyter.domain.errors import BadSettings
 from fleet_rlm_jupyter.domain.events import Limits
@@ -56,6 +57,25 @@ def _url(text: str) -> str:
 Url = Annotated[str, AfterValidator(_url)]
 
 
+def _words(value: object) -> object:
+    """A list, also as a variable has it: parts between commas or blanks."""
+    return value.replace(",", " ").split() if isinstance(value, str) else value
+
+
+def _pairs(value: object) -> object:
+    """A map, also as a variable has it: NAME=VALUE parts between commas, or a JSON object."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("{"):
+        return json.loads(value)
+    parts = [part.strip().partition("=") for part in value.split(",")]
+    return {name: text if sign else None for name, sign, text in parts}  # None is refused, by its name
+
+
+Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
+Pairs = Annotated[dict[str, str], BeforeValidator(_pairs)]
+
+
 class SandboxSettings(_Group):
     """Where and how generated code runs."""
 
@@ -64,6 +84,26 @@ class SandboxSettings(_Group):
     )
     allow_unisolated: bool = Field(default=False, description="allow level L1, where model-written code runs as you")
     network: bool = Field(default=False, description="let sandboxes reach the network; Daytona only")
+    allow_list: Words = Field(default=(), description="networks (CIDR) that sandboxes may reach; Daytona only")
+    packages: Words = Field(default=(), description="packages that pip installs into a new sandbox; Daytona only")
+    env: Pairs = Field(
+        default={}, description="variables in the environment of a sandbox, no secrets: its code sees them"
+    )
+    snapshot: str | None = Field(default=None, description="Daytona's snapshot that sandboxes are made of")
+    image: str | None = Field(
+        default=None, description="image that sandboxes are made of, where no snapshot is; Daytona only"
+    )
+    cpu: int | None = Field(default=None, gt=0, description="processors of a sandbox, at least; Daytona only")
+    memory_gb: int | None = Field(default=None, gt=0, description="memory of a sandbox, in GB")
+    disk_gb: int | None = Field(default=None, gt=0, description="disk of a sandbox, in GB")
+    auto_stop_minutes: int = Field(
+        default=30,
+        gt=0,
+        description="minutes without use after which a sandbox stops, and is deleted if nobody kept it",
+    )
+    warm: int | None = Field(
+        default=None, ge=0, description="sandboxes kept ready for children; 4 on the local server, none at Daytona"
+    )
     memory_mb: int = Field(default=2048, ge=128, description="memory of each process in a local sandbox, in MB")
     cell_seconds: float = Field(
         default=300, gt=0, description="seconds one cell may run, waiting for sub-calls left out"

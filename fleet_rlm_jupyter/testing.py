@@ -5,14 +5,15 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import dspy
 from dspy import lm15
 
 from fleet_rlm_jupyter.domain.events import Limits
-from fleet_rlm_jupyter.domain.ports import Interpreter, Isolation, OnOutput, Role, Sandboxes
+from fleet_rlm_jupyter.domain.ports import Allocation, Interpreter, Isolation, OnOutput, Role, Sandboxes
 from fleet_rlm_jupyter.engine.models import ANSWER, Models
 from fleet_rlm_jupyter.settings import Settings
 from fleet_rlm_jupyter.workbench import Workbench
@@ -145,6 +146,37 @@ class UnisolatedSandboxes:
         with self._lock:
             self.live += change
             self.most_live = max(self.most_live, self.live)
+
+
+class MemoryAllocations:
+    """`Allocations` in memory. `die` makes everything so far the leavings of a process that is gone."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._numbers = itertools.count(1)
+        self._gone: set[str] = set()
+        self.open: dict[str, Allocation] = {}
+
+    def begin(self, labels: Mapping[str, str]) -> str:
+        with self._lock:
+            entry = f"a-{next(self._numbers)}-{time.monotonic_ns()}"
+            self.open[entry] = Allocation(entry, "", dict(labels), time.time())
+        return entry
+
+    def made(self, allocation_id: str, sandbox_id: str) -> None:
+        with self._lock:
+            self.open[allocation_id] = replace(self.open[allocation_id], sandbox_id=sandbox_id)
+
+    def ended(self, allocation_id: str) -> None:
+        with self._lock:
+            self.open.pop(allocation_id, None)
+
+    def left(self) -> list[Allocation]:
+        with self._lock:
+            return [one for entry, one in self.open.items() if entry in self._gone]
+
+    def die(self) -> None:
+        self._gone.update(self.open)
 
 
 class _PlainInterpreter(dspy.LocalInterpreter):

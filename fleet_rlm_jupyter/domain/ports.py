@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -62,6 +62,36 @@ class Sandboxes(Protocol):
     def open(self, role: Role, on_output: OnOutput | None = None) -> Interpreter: ...
     def child(self, parent_id: str, role: Role, on_output: OnOutput | None = None) -> Interpreter: ...
     def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Allocation:
+    """A sandbox that was asked for. `sandbox_id` is empty where the answer did not come any more."""
+
+    allocation_id: str
+    sandbox_id: str
+    labels: Mapping[str, str]
+    created_at: float
+
+
+class Allocations(Protocol):
+    """The journal of sandboxes: written before one is made, so that a crash leaves none behind unseen.
+
+    Never raises, for a journal that fails is no reason for having no sandbox. Thread-safe.
+    """
+
+    def begin(self, labels: Mapping[str, str]) -> str:
+        """Write down that a sandbox with these labels is about to be asked for; returns the allocation's id."""
+        ...
+
+    def made(self, allocation_id: str, sandbox_id: str) -> None: ...
+    def ended(self, allocation_id: str) -> None:
+        """The sandbox is surely gone, or was never made."""
+        ...
+
+    def left(self) -> list[Allocation]:
+        """Those of processes that are gone, oldest first: whoever sweeps deletes them and says `ended`."""
+        ...
 
 
 EXECUTION_INSTRUCTIONS = (

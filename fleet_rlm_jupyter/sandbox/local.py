@@ -12,6 +12,7 @@ from typing import Any
 
 from fleet_rlm_jupyter.domain.errors import BadSettings, SandboxUnavailable
 from fleet_rlm_jupyter.domain.ports import Isolation
+from fleet_rlm_jupyter.sandbox.specs import refuse_impossible
 from fleet_rlm_jupyter.settings import SandboxSettings, child_environment
 
 START_SECONDS = 30
@@ -25,6 +26,10 @@ class LocalServer:
     key: str
     isolation: Isolation
     _process: subprocess.Popen[str]
+
+    @property
+    def is_running(self) -> bool:
+        return self._process.poll() is None
 
     def stop(self) -> None:
         process = self._process
@@ -43,10 +48,7 @@ def start(settings: SandboxSettings, *, trusted_code: bool) -> LocalServer:
     `trusted_code` allows level L1 for code that we wrote. Raises BadSettings when no isolation is to be had and none is
     allowed, SandboxUnavailable when the server cannot start.
     """
-    if settings.network:
-        raise BadSettings(
-            "local sandboxes have no network", "unset sandbox.network, or set DAYTONA_API_KEY to use Daytona"
-        )
+    refuse_impossible(settings, is_remote=False)
     key = secrets.token_hex(32)
     command = [sys.executable, "-m", "fleet_rlm_jupyter.localdaytona", "--die-with-parent", "--level", settings.level]
     command += ["--memory-mb", str(settings.memory_mb)]

@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import importlib
 import random
+import re
 from typing import Any
 
 from fleet_rlm_jupyter.domain.errors import BadSettings, FleetError, SandboxError, SandboxLost, SandboxUnavailable
 
 MOST_PAUSE_SECONDS = 20.0
 """A service that asks for more patience than this is told about to the user at once."""
+
+_REGION = re.compile(r"\bregion\b|no available runners?\b", re.IGNORECASE)
 
 
 def sdk() -> Any:
@@ -31,6 +34,11 @@ def translated(err: BaseException) -> FleetError:
         return BadSettings("the Daytona key lacks a permission", "give it sandbox create, write and delete")
     if "No space left" in text:
         return SandboxError("the sandbox's disk is full", "pass a smaller context, or free space where sandboxes live")
+    if _REGION.search(text):
+        return SandboxUnavailable(
+            f"Daytona has nothing for this in that region: {text}",
+            "set daytona.target to a region of your organization, or unset it; snapshots belong to a region",
+        )
     if isinstance(err, known.DaytonaNotFoundError | known.DaytonaGoneError):
         return SandboxLost(f"Daytona does not know it (any more): {text}", "ask again")
     if "limit exceeded" in text or "quota" in text.lower():
@@ -64,6 +72,16 @@ def is_busy(err: Any) -> bool:
     """Whether the service refused because of too many requests."""
     # daytona 0.226: an upload raises the bare class, whatever its status.
     return isinstance(err, sdk().DaytonaRateLimitError) or getattr(err, "status_code", None) == 429
+
+
+def has_begun(err: Any) -> bool:
+    """Whether the service may have done what was asked for all the same: it broke off, and did not refuse."""
+    known = sdk()
+    if not isinstance(err, known.DaytonaError):
+        return isinstance(err, TimeoutError | OSError)
+    if isinstance(err, known.DaytonaConnectionError | known.DaytonaTimeoutError):
+        return True
+    return err.status_code is None or err.status_code >= 500
 
 
 def retry_after(err: Any) -> float | None:

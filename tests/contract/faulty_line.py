@@ -16,10 +16,13 @@ _PORT = re.compile(r":(\d{5})\b")
 
 @dataclass
 class Fault:
-    """What happens to the next `times` requests whose "METHOD /path" matches: this answer, or (b"") a broken line."""
+    """What happens to the next `times` requests whose "METHOD /path" matches: this answer.
+
+    b"" breaks the line; None never answers.
+    """
 
     pattern: str
-    answer: bytes
+    answer: bytes | None
     times: int = 1
 
 
@@ -31,6 +34,13 @@ def refusal(status: int, message: str = "no", **headers: str) -> bytes:
     return "\r\n".join([*lines, "Connection: close", "", ""]).encode() + body
 
 
+def answer(body: Any, status: int = 200) -> bytes:
+    """An HTTP answer with `body` as JSON."""
+    raw = json.dumps(body).encode()
+    head = f"HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {len(raw)}\r\n"
+    return head.encode() + b"Connection: close\r\n\r\n" + raw
+
+
 class FaultyLine:
     """`url` leads to the server at `target` and so do the addresses in its answers. Thread-safe."""
 
@@ -40,6 +50,8 @@ class FaultyLine:
         self._lines: set[asyncio.StreamWriter] = set()
         self.faults: list[Fault] = []
         self.requests: list[str] = []
+        self.bodies: list[bytes] = []
+        self.bodies: list[bytes] = []
         self.on_request: Callable[[str], None] = lambda request: None
         self.is_down = False
         ready = threading.Event()
@@ -93,10 +105,15 @@ class FaultyLine:
             found = None if writer.is_socket else _REQUEST.match(data)
             if found:
                 request = f"{found[1].decode()} {found[2].decode()}"
+                data = await self._whole(reader, data)
                 self.requests.append(request)
                 self.on_request(request)
                 writer.is_socket = b"websocket" in data.split(b"\r\n\r\n")[0].lower()
                 fault = self._fault_for(request)
+                if fault is not None and fault.answer is None:
+                    while await _read(reader):
+                        pass
+                    return
                 if fault is not None:
                     writer.write(fault.answer)
                     if not fault.answer:
@@ -104,6 +121,14 @@ class FaultyLine:
                     return
             inner.write(data)
             await inner.drain()
+
+    async def _whole(self, reader: Any, data: bytes) -> bytes:
+        """The request with its body where that is JSON; `bodies` keeps it."""
+        length = _json_length(data.split(b"\r\n\r\n")[0])
+        while len(data.partition(b"\r\n\r\n")[2]) < length and (more := await _read(reader)):
+            data += more
+        self.bodies.append(data.partition(b"\r\n\r\n")[2] if length else b"")
+        return data
 
     def _fault_for(self, request: str) -> Fault | None:
         for fault in self.faults:
@@ -117,6 +142,11 @@ class FaultyLine:
             # In sockets too: the service tells of its sandboxes there, with their addresses.
             writer.write(data.replace(b":%d/toolbox" % self._target, b":%d/toolbox" % self.port))
             await writer.drain()
+
+
+def _json_length(head: bytes) -> int:
+    found = re.search(rb"(?i)\r\ncontent-length: (\d+)", head)
+    return int(found[1]) if found and b"application/json" in head else 0
 
 
 async def _read(reader: Any) -> bytes:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from daytona import AsyncDaytona, DaytonaConfig
+from daytona import AsyncDaytona, Daytona, DaytonaConfig
 
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
 
@@ -98,3 +98,8 @@ def with_client(server: Server, work: Callable[[AsyncDaytona], Coroutine[Any, An
             return await asyncio.wait_for(work(client), 2 * SECONDS)
 
     return asyncio.run(main())
+
+
+def live_sandboxes(server: Server) -> list[dict[str, str]]:
+    """The labels of every sandbox of the server."""
+    return [dict(one.labels) for one in Daytona(server.config()).list()]

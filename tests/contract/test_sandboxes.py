@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import json
 import os
@@ -19,7 +18,7 @@ from typing import Any
 import daytona
 import pytest
 from contract.faulty_line import Fault, FaultyLine, refusal
-from contract.localdaytona_server import KEY, SECONDS, Server, start, until
+from contract.localdaytona_server import KEY, SECONDS, Server, live_sandboxes, until
 from dspy.primitives.code_interpreter import CodeExecutionError, CodeInterpreterError
 
 from fleet_rlm_jupyter.domain.errors import (
@@ -30,12 +29,14 @@ from fleet_rlm_jupyter.domain.errors import (
     SandboxUnavailable,
 )
 from fleet_rlm_jupyter.domain.ports import Role
-from fleet_rlm_jupyter.sandbox import daytona as provider
-from fleet_rlm_jupyter.sandbox import local
-from fleet_rlm_jupyter.sandbox.daytona import APP, DaytonaSandboxes
+from fleet_rlm_jupyter.sandbox import creation, local, machine
+from fleet_rlm_jupyter.sandbox.daytona import DaytonaSandboxes
+from fleet_rlm_jupyter.sandbox.labels import APP
 from fleet_rlm_jupyter.sandbox.service_errors import pause_before_retry, translated
 from fleet_rlm_jupyter.settings import DaytonaSettings, SandboxSettings, Settings
 from fleet_rlm_jupyter.testing import UnisolatedSandboxes
+
+pytest_plugins = ["contract.remote_fixture"]
 
 ROLE = Role("s-1", "r-1", "rlm", 1)
 CHILD = Role("s-1", "r-1", "child", 2)
@@ -201,7 +202,7 @@ def test_a_lost_server_is_said_and_nothing_restarts_silently() -> None:
     interpreter = sandboxes.open(ROLE)
     try:
         interpreter.execute("kept = 1")
-        server = sandboxes._server
+        server = sandboxes.client.server()
         assert server is not None
         threading.Timer(0.2, server._process.kill).start()
         with pytest.raises(CodeInterpreterError) as caught:
@@ -355,39 +356,6 @@ def test_a_proxy_in_the_environment_does_not_stand_between(monkeypatch: pytest.M
 # --- faults of the service ------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    data = Path(f"/tmp/fleet-data-{os.getpid()}")
-    data.mkdir(mode=0o755)
-    made = start(data, "auto")
-    yield made
-    assert made.end() == 0
-    subprocess.run(["rm", "-rf", str(data)], check=False)
-
-
-@pytest.fixture
-def line(server: Server) -> Iterator[FaultyLine]:
-    made = FaultyLine(server.url)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def remote(line: FaultyLine) -> Iterator[DaytonaSandboxes]:
-    """Sandboxes as Daytona's cloud would give them, through a line that can fail."""
-    made = DaytonaSandboxes(Settings(daytona=DaytonaSettings(api_key=KEY, api_url=line.url)))
-    yield made
-    line.is_down = False
-    line.faults.clear()
-    made.close()
-    atexit.unregister(made.close)
-
-
-def live_sandboxes(server: Server) -> list[dict[str, str]]:
-    client = daytona.Daytona(server.config())
-    return [dict(one.labels) for one in client.list()]
-
-
 def test_labels_say_whose_a_sandbox_is_and_closing_deletes_it(remote: DaytonaSandboxes, server: Server) -> None:
     interpreter = remote.open(ROLE)
     interpreter.start()
@@ -467,7 +435,7 @@ def test_what_may_run_twice_is_repeated(fault: bytes, remote: DaytonaSandboxes, 
 def test_a_creation_that_takes_too_long_is_undone(
     remote: DaytonaSandboxes, line: FaultyLine, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(provider, "CREATE_SECONDS", 1)
+    monkeypatch.setattr(creation, "CREATE_SECONDS", 1)
     body = json.dumps(
         {
             **_any_sandbox(server),
@@ -504,10 +472,12 @@ def _any_sandbox(server: Server) -> dict[str, Any]:
         (refusal(400, "Total CPU limit exceeded. Maximum allowed: 10."), SandboxUnavailable, "quota", "budget.sand"),
         (refusal(403, "quota"), BadSettings, "lacks a permission", "create"),
         (refusal(400, "nonsense"), SandboxUnavailable, "nonsense", "doctor"),
+        (refusal(400, "Region eu-x is not available"), SandboxUnavailable, "region", "daytona.target"),
+        (refusal(404, "No available runners"), SandboxUnavailable, "region", "daytona.target"),
         (b"", SandboxUnavailable, "cannot be reached", "DAYTONA_API_URL"),
         (b"not http at all\r\n\r\n", SandboxUnavailable, "", "again"),
     ],
-    ids=["401", "403", "quota", "403 quota", "400", "broken", "garbage"],
+    ids=["401", "403", "quota", "403 quota", "400", "region", "no runner", "broken", "garbage"],
 )
 def test_a_refusal_is_told_with_the_next_step(
     answer: bytes, kind: type[FleetError], said: str, hint: str, remote: DaytonaSandboxes, line: FaultyLine
@@ -589,7 +559,7 @@ def test_a_line_cut_at_any_moment_loses_nothing(remote: DaytonaSandboxes, line: 
 def test_a_line_that_stays_broken_ends_the_session(
     remote: DaytonaSandboxes, line: FaultyLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(provider, "_RECONNECT_AFTER", (0.0, 0.1))
+    monkeypatch.setattr(machine, "_RECONNECT_AFTER", (0.0, 0.1))
     interpreter = remote.open(ROLE)
 
     def break_down() -> None:

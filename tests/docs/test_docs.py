@@ -200,7 +200,7 @@ def _kind(kind: Any) -> str:
         return " · ".join(f"`{value}`" for value in inside)
     if origin is dict:
         return f"object of {_kind(inside[1])}"
-    if origin is list:
+    if origin in (list, tuple):
         return f"list of {_kind(inside[0])}"
     if hasattr(kind, "__metadata__"):
         return _kind(inside[0])
@@ -224,7 +224,7 @@ def _setting(field: FieldInfo) -> str:
 
 
 def _is_empty(field: FieldInfo) -> bool:
-    return field.get_default(call_default_factory=True) in (None, "", [], {})
+    return field.get_default(call_default_factory=True) in (None, "", [], {}, ())
 
 
 def _default(field: FieldInfo) -> str:

@@ -14,7 +14,8 @@ NUMBERS = [
     "max_tokens", "model_seconds", "model_retries",
     "budget.calls", "budget.sub_calls", "budget.tokens", "budget.cost", "budget.seconds",
     "budget.depth", "budget.sandboxes", "budget.siblings", "budget.batch", "sandbox.memory_mb", "sandbox.cell_seconds",
-    "sandbox.output_chars", "context.max_mb", "context.max_files",
+    "sandbox.output_chars", "context.max_mb", "context.max_files", "sandbox.cpu", "sandbox.memory_gb",
+    "sandbox.disk_gb", "sandbox.auto_stop_minutes",
 ]  # fmt: skip
 
 
@@ -67,7 +68,13 @@ def test_every_setting_has_a_variable_and_a_description(name):
 
 @pytest.mark.parametrize("name", Settings.names())
 def test_every_setting_can_come_from_its_variable(name, folder):
-    plain: dict[str, str] = {"sandbox.level": "L1", "daytona.api_url": "https://x/api", "api_base": "http://x/v1"}
+    plain: dict[str, str] = {
+        "sandbox.level": "L1",
+        "daytona.api_url": "https://x/api",
+        "api_base": "http://x/v1",
+        "sandbox.env": "A=1",
+        "sandbox.warm": "3",
+    }
     text = plain.get(name) or ("1000" if name in NUMBERS else "true")
     environ = {"DAYTONA_API_KEY": "k", "DAYTONA_API_URL": "https://y/api", variable(name): text}
     loaded = load({}, environ, folder)
@@ -75,7 +82,9 @@ def test_every_setting_can_come_from_its_variable(name, folder):
     value = value_of(loaded.settings, name)
     if hasattr(value, "get_secret_value"):
         value = value.get_secret_value()  # type: ignore[union-attr]
-    assert str(value).lower() in (text.lower(), text + ".0")
+    if isinstance(value, tuple):
+        (value,) = value
+    assert str(value).lower() in (text.lower(), text + ".0", "{'a': '1'}")
 
 
 @pytest.mark.parametrize(("name", "known"), [(name, known) for name, also in ALSO.items() for known in also])
@@ -242,3 +251,22 @@ def test_nothing_but_the_given_environment_is_read(folder, monkeypatch):
 def test_settings_cannot_be_changed_afterwards():
     with pytest.raises(ValueError, match="frozen"):
         Settings().model = "x"
+
+
+def test_lists_and_maps_can_come_from_variables(folder):
+    environ = {
+        "FLEET_SANDBOX__PACKAGES": "numpy==2.1, httpx",
+        "FLEET_SANDBOX__ENV": "A=1,B=x=y",
+        "FLEET_SANDBOX__ALLOW_LIST": "10.0.0.0/8,192.0.2.0/24",
+    }
+    sandbox = load({}, environ, folder).settings.sandbox
+    assert sandbox.packages == ("numpy==2.1", "httpx")
+    assert sandbox.env == {"A": "1", "B": "x=y"}
+    assert sandbox.allow_list == ("10.0.0.0/8", "192.0.2.0/24")
+    assert load({}, {"FLEET_SANDBOX__ENV": '{"A": "a, b"}'}, folder).settings.sandbox.env == {"A": "a, b"}
+
+
+@pytest.mark.parametrize("text", ["A", "{nonsense", '{"A": 1}'])
+def test_a_map_that_is_none_is_refused(text, folder):
+    with pytest.raises(BadSettings, match="env"):
+        load({}, {"FLEET_SANDBOX__ENV": text}, folder)

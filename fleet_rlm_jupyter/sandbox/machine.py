@@ -1,0 +1,157 @@
+"""One sandbox with a guest in it, and the line to that guest."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from fleet_rlm_jupyter.domain.errors import SandboxError
+from fleet_rlm_jupyter.sandbox.client import CALL_SECONDS, DaytonaClient
+from fleet_rlm_jupyter.sandbox.kernel_link import KernelLink, guest_files
+from fleet_rlm_jupyter.sandbox.retries import retried
+from fleet_rlm_jupyter.sandbox.service_errors import ended, sdk
+
+FILE_SECONDS = 600
+SIGNAL_SECONDS = 2
+MESSAGE_BYTES = 32_000
+MOST_FILE_BYTES = 1 << 30
+REFRESH_SECONDS = 300
+
+_RECONNECT_AFTER = (0.0, 0.1, 0.3, 1.0, 3.0, 5.0, 10.0)
+
+
+class SandboxMachine:
+    """One sandbox with its guest, and the line to it. Identity is what it is hashed by.
+
+    `on_close` decides what becomes of the sandbox when its user is done; the guest and the line end in any case.
+    `why_dead` says why the guest ended when nobody asked it to.
+    """
+
+    def __init__(self, client: DaytonaClient, sandbox: Any, on_close: Callable[[SandboxMachine], None]) -> None:
+        self._client = client
+        self._on_close = on_close
+        self.sandbox = sandbox
+        self.sandbox_id: str = sandbox.id
+        self.link = KernelLink(self)
+        self.home = ""
+        self.is_alive = True
+        self.why_dead = ""
+        self._handle: Any = None
+        self._pty = f"fleet-{secrets.token_hex(6)}"
+        self._to_send: asyncio.Queue[bytes] = asyncio.Queue()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._closing = threading.Lock()
+        self._is_closed = False
+
+    def send(self, data: bytes) -> None:
+        self._client.post(self._to_send.put_nowait, data)
+
+    def signal(self, pid: int, number: int) -> None:
+        with contextlib.suppress(SandboxError):
+            command = f"kill -{int(number)} {int(pid)}"
+            self._client.call(self.sandbox.process.exec(command, timeout=SIGNAL_SECONDS), SIGNAL_SECONDS)
+
+    def put(self, path: str, data: bytes) -> None:
+        self._client.call(retried(lambda: self.sandbox.fs.upload_file(data, path, timeout=FILE_SECONDS)), FILE_SECONDS)
+
+    def get(self, path: str) -> bytes:
+        return self._client.call(self._download(path), FILE_SECONDS)
+
+    async def _download(self, path: str) -> bytes:
+        info = await retried(lambda: self.sandbox.fs.get_file_info(path))
+        if info.size > MOST_FILE_BYTES:
+            # Its code chose the size; our memory is not for it to fill.
+            raise sdk().DaytonaError(f"a value of {info.size:,} bytes is too large to leave the sandbox")
+        return await retried(lambda: self.sandbox.fs.download_file(path, FILE_SECONDS)) or b""
+
+    def label(self, labels: dict[str, str]) -> None:
+        """Say whom the sandbox works for; on the loop, in the background."""
+
+        async def work() -> None:
+            with contextlib.suppress(sdk().DaytonaError, OSError):
+                await retried(lambda: self.sandbox.set_labels({**self.sandbox.labels, **labels}))
+
+        self._tasks.append(asyncio.ensure_future(work()))
+
+    async def connect(self) -> None:
+        """Upload the guest, open the terminal, start it."""
+        sandbox = self.sandbox
+        self.home = await retried(sandbox.get_work_dir)
+        folder = f"{self.home}/.fleet/fleet_guest"
+        files = [sdk().FileUpload(source=text, destination=f"{folder}/{name}") for name, text in guest_files()]
+        await retried(lambda: sandbox.fs.upload_files(files, timeout=CALL_SECONDS))
+        self._handle = await sandbox.process.create_pty_session(
+            id=self._pty, on_data=self.link.feed, cwd=self.home, envs={"PS1": "", "TERM": "dumb"}
+        )
+        for work in (self._send_forever(), self._watch(), self._stay_active()):
+            self._tasks.append(asyncio.ensure_future(work))
+        self.send(f"PYTHONPATH={self.home}/.fleet exec python3 -u -m fleet_guest.guest\n".encode())
+
+    def close(self) -> None:
+        with self._closing:
+            if self._is_closed:
+                return
+            self._is_closed = True
+        self._end("it was closed")
+        self.link.close()
+        self._on_close(self)
+        self._client.post(self._hang_up)
+
+    def _end(self, why: str) -> None:
+        self.is_alive = False
+        self.link.lost(why)
+
+    def _died(self, why: str) -> None:
+        self.why_dead = why
+        self._end(why)
+
+    def _hang_up(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        if self._handle is not None:
+            self._tasks = [asyncio.ensure_future(self._handle.disconnect())]
+
+    async def _send_forever(self) -> None:
+        while True:
+            data = await self._to_send.get()
+            for at in range(0, len(data), MESSAGE_BYTES):
+                # What is lost with a broken line is sent again after `hello`.
+                with contextlib.suppress(sdk().DaytonaError, OSError):
+                    await self._handle.send_input(data[at : at + MESSAGE_BYTES])
+
+    async def _watch(self) -> None:
+        """Bring a broken line back; tell the link when the guest itself is gone."""
+        while True:
+            await self._handle.wait()
+            if self._handle.exit_code is not None:
+                self._died(ended(self._handle.exit_code))
+                return
+            if not await self._reconnect():
+                self._died("the line to it broke and could not be restored")
+                return
+            self.link.reconnected()
+
+    async def _reconnect(self) -> bool:
+        await self._handle.disconnect()  # else the service may go on sending to it
+        # On this machine the line breaks when the server ends, and then waiting helps nobody.
+        for pause in _RECONNECT_AFTER if self._client.is_remote else _RECONNECT_AFTER[:4]:
+            await asyncio.sleep(pause)
+            try:
+                self._handle = await self.sandbox.process.connect_pty_session(self._pty, self.link.feed)
+                return True
+            except sdk().DaytonaNotFoundError:
+                return False
+            except (sdk().DaytonaError, OSError, TimeoutError):
+                continue
+        return False
+
+    async def _stay_active(self) -> None:
+        """Waiting for a model counts as idle at Daytona, which stops what is idle."""
+        while True:
+            await asyncio.sleep(REFRESH_SECONDS)
+            with contextlib.suppress(sdk().DaytonaError, OSError):
+                await self.sandbox.refresh_activity(request_timeout=CALL_SECONDS)

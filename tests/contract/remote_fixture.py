@@ -1,0 +1,44 @@
+"""A local server that stands for Daytona's cloud, behind a line that can fail, and our sandboxes on it."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from contract.faulty_line import FaultyLine
+from contract.localdaytona_server import KEY, Server, start
+
+from fleet_rlm_jupyter.sandbox.daytona import DaytonaSandboxes
+from fleet_rlm_jupyter.settings import DaytonaSettings, Settings
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    data = Path(f"/tmp/fleet-data-{os.getpid()}")
+    data.mkdir(mode=0o755)
+    made = start(data, "auto")
+    yield made
+    assert made.end() == 0
+    subprocess.run(["rm", "-rf", str(data)], check=False)
+
+
+@pytest.fixture
+def line(server: Server) -> Iterator[FaultyLine]:
+    made = FaultyLine(server.url)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def remote(line: FaultyLine) -> Iterator[DaytonaSandboxes]:
+    """Sandboxes as Daytona's cloud would give them, through a line that can fail."""
+    made = DaytonaSandboxes(Settings(daytona=DaytonaSettings(api_key=KEY, api_url=line.url)))
+    yield made
+    line.is_down = False
+    line.faults.clear()
+    made.close()
+    atexit.unregister(made.close)
