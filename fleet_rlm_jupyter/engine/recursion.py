@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import contextvars
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
@@ -32,6 +34,8 @@ _SANDBOX: contextvars.ContextVar[str] = contextvars.ContextVar("fleet_sandbox", 
 
 MAX_ITERS = 20
 """Steps of one RLM before DSPy asks for the answer from what was seen; the Budget is what bounds a run."""
+
+SECONDS_BETWEEN_INTERRUPTS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +163,6 @@ class _RunInterpreter:
         self._depth = depth
         self._inner = inner
         self._is_open = True
-        self._unsubscribe: Callable[[], None] = lambda: None
 
     @property
     def tools(self) -> dict[str, Callable[..., Any]]:
@@ -182,7 +185,6 @@ class _RunInterpreter:
             return
         self._recursion.budget.check()
         self._inner.start()
-        self._unsubscribe = self._recursion.budget.on_stop(self._inner.interrupt)
         self._recursion.tell(self.sandbox_id, "ready")
 
     def execute(self, code: str, variables: dict[str, Any] | None = None) -> Any:
@@ -190,9 +192,12 @@ class _RunInterpreter:
         if "llm_query_batched" in self.tools:
             # DSPy's own has 8 fixed threads and reserves nothing at the meter.
             self.tools["llm_query_batched"] = self._recursion.query_batched
+        if self._recursion.budget.is_urgent:
+            self._recursion.budget.check()  # a used-up budget is another matter: the answer to run was paid for
         depth, sandbox = _DEPTH.set(self._depth), _SANDBOX.set(self.sandbox_id)
         try:
-            return self._inner.execute(code, variables)
+            with self._interrupted_by_a_stop():
+                return self._inner.execute(code, variables)
         finally:
             _DEPTH.reset(depth)
             _SANDBOX.reset(sandbox)
@@ -204,7 +209,6 @@ class _RunInterpreter:
         if not self._is_open:
             return
         self._is_open = False
-        self._unsubscribe()
         sandbox_id = self.sandbox_id
         try:
             self._inner.shutdown()
@@ -212,6 +216,24 @@ class _RunInterpreter:
             self._recursion.budget.vacate()
             if sandbox_id:
                 self._recursion.tell(sandbox_id, "deleted")
+
+    @contextmanager
+    def _interrupted_by_a_stop(self) -> Generator[None]:
+        """A stop is told to the cell until it is over: while its inputs are on their way there is no cell to hear it."""
+        is_over = threading.Event()
+
+        def insist() -> None:
+            while not is_over.is_set():
+                self._inner.interrupt()
+                is_over.wait(SECONDS_BETWEEN_INTERRUPTS)
+
+        insisting = threading.Thread(target=insist, name="fleet-stop", daemon=True)
+        unsubscribe = self._recursion.budget.on_stop(insisting.start)
+        try:
+            yield
+        finally:
+            is_over.set()
+            unsubscribe()
 
 
 def in_parallel(work: Callable[[Any], _T], items: list[Any], workers: int) -> list[_T]:

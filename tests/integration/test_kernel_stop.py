@@ -1,0 +1,198 @@
+"""Stop, at every moment of a run: no LM call starts after it, and the run ends soon."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import pytest
+from scripted_model import ScriptedModel
+
+from fleet_rlm_jupyter.domain.events import Event
+from fleet_rlm_jupyter.sandbox.daytona import DaytonaSandboxes
+from fleet_rlm_jupyter.settings import Settings, load
+from fleet_rlm_jupyter.testing import code, scripted_workbench
+from fleet_rlm_jupyter.workbench import LiveRun, Question, Workbench
+
+SOON, KILLED = 1.0, 8.0
+DEAF = "print('here', flush=True)\nsum(range(10**13))"
+"""A loop in C that never looks for signals."""
+
+
+def is_planner(prompt: str) -> bool:
+    return "variables_info" in prompt
+
+
+@dataclass
+class Scene:
+    """What a run does until it is stopped; `reached` is set when it has come to the moment that is meant."""
+
+    reached: threading.Event = field(default_factory=threading.Event)
+    release: threading.Event = field(default_factory=threading.Event)
+    arrived: list[str] = field(default_factory=list)
+    waits_for: ClassVar[int] = 1
+
+    def policy(self, prompt: str) -> str:
+        raise AssertionError("each scene has its own")
+
+    def see(self, event: Event) -> None:
+        if event.fact.type == "call.text" and event.fact.channel == "stdout" and "here" in event.fact.text:
+            self.reached.set()
+
+    def hold(self, answer: str) -> str:
+        """Let the model take its time over this answer; the moment is when so many wait."""
+        self.arrived.append(answer)
+        if len(self.arrived) >= self.waits_for:
+            self.reached.set()
+        self.release.wait(20)
+        return answer
+
+
+class BeforeTheFirstCall(Scene):
+    def policy(self, prompt: str) -> str:
+        return code("SUBMIT(answer='too late')")
+
+    def see(self, event: Event) -> None:
+        if event.fact.type == "run.started":
+            self.reached.set()
+
+
+class InTheModel(Scene):
+    def policy(self, prompt: str) -> str:
+        return self.hold(code("SUBMIT(answer='too late')"))
+
+
+class InACell(Scene):
+    def policy(self, prompt: str) -> str:
+        return code("import time\nprint('here', flush=True)\ntime.sleep(60)\nllm_query('more?')")
+
+
+class InACellThatIsDeaf(Scene):
+    def policy(self, prompt: str) -> str:
+        return code(DEAF)
+
+
+class InASubQuery(Scene):
+    def policy(self, prompt: str) -> str:
+        if is_planner(prompt):
+            return code("for _ in range(20):\n    try: llm_query('a?')\n    except BaseException: pass")
+        return self.hold("late")
+
+
+class InABatch(Scene):
+    waits_for = 16
+
+    def policy(self, prompt: str) -> str:
+        if is_planner(prompt):
+            return code("print(llm_query_batched([str(n) for n in range(40)]))")
+        return self.hold("late")
+
+
+class InACellOfAChild(Scene):
+    def policy(self, prompt: str) -> str:
+        if "look closer" in prompt:
+            return code("import time\nprint('here', flush=True)\ntime.sleep(60)")
+        return code("print(sub_rlm('look ' + 'closer'))")
+
+
+class AmongManyChildren(Scene):
+    waits_for = 4
+
+    def policy(self, prompt: str) -> str:
+        if "look closer" in prompt:
+            return self.hold(code("SUBMIT(answer='late')"))
+        return code("print(sub_rlm_batched(['look ' + 'closer'] * 4))")
+
+
+SCENES: list[type[Scene]] = [
+    BeforeTheFirstCall, InTheModel, InACell, InACellThatIsDeaf, InASubQuery, InABatch, InACellOfAChild,
+    AmongManyChildren,
+]  # fmt: skip
+
+
+class InThisProcess:
+    """The Workbench of a kernel without a server."""
+
+    def __init__(self, model: ScriptedModel) -> None:
+        self._bench = Workbench(load(model.settings, environ={}))
+
+    def ask(self, question: str, see: Callable[[Event], None]) -> LiveRun:
+        return self._bench.ask(Question(question, context="x" * 1000, mode="rlm_only"), watcher=see)
+
+    def close(self) -> None:
+        self._bench.close()
+
+
+@pytest.fixture(scope="module")
+def model():
+    with ScriptedModel(lambda prompt: "") as running:
+        yield running
+
+
+@pytest.fixture(scope="module", params=[InThisProcess])
+def place(request, model):
+    made = request.param(model)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("kind", SCENES)
+def test_a_stop_ends_the_run_soon_and_no_call_starts_after_it(place, model, kind):
+    scene = kind()
+    model.script(scene.policy)
+    seen: list[Event] = []
+    ended = threading.Event()
+
+    def see(event: Event) -> None:
+        seen.append(event)
+        scene.see(event)
+        if event.fact.type == "run.ended":
+            ended.set()
+
+    run = place.ask(f"anything of {kind.__name__}?", see)
+    assert scene.reached.wait(30), "the run did not come to that moment"
+    run.cancel()
+    stopped, calls = time.monotonic(), model.calls
+    assert ended.wait(20)
+    took = time.monotonic() - stopped
+    scene.release.set()
+    run.cancel()
+    result = run.result(10)
+    assert model.calls == calls
+    assert took < (KILLED if kind is InACellThatIsDeaf else SOON), f"{took:.2f} s"
+    assert result.status == "cancelled"
+    assert [event.fact.type for event in seen].count("run.ended") == 1
+    assert seen[-1].fact.type == "run.ended"
+    assert [event.seq for event in seen] == list(range(len(seen)))
+    started = {event.call_id for event in seen if event.fact.type == "call.started"}
+    assert started == {event.call_id for event in seen if event.fact.type == "call.ended"}
+
+
+@pytest.mark.parametrize("moment", ["call.ended lm", "call.started code"])
+def test_a_stop_just_before_a_cell_begins_is_not_lost(moment):
+    asked: list[LiveRun] = []
+    is_asked, ended = threading.Event(), threading.Event()
+    kinds: dict[str | None, str] = {}
+
+    def see(event: Event) -> None:
+        if event.fact.type == "call.started":
+            kinds[event.call_id] = event.fact.kind
+        if f"{event.fact.type} {kinds.get(event.call_id)}" == moment:
+            asked[0].cancel()
+
+    def policy(_: str) -> str:
+        is_asked.wait(20)
+        return code("import time\ntime.sleep(60)")
+
+    bench = scripted_workbench(policy, home=DaytonaSandboxes(Settings()))
+    try:
+        asked.append(bench.ask(Question("anything?", context="x" * 100, mode="rlm_only"), watcher=see))
+        asked[0].watch(lambda event: ended.set() if event.fact.type == "run.ended" else None)
+        is_asked.set()
+        assert ended.wait(15)
+        assert asked[0].result(10).status == "cancelled"
+    finally:
+        bench.close()
