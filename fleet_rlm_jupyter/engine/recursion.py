@@ -219,7 +219,7 @@ class _RunInterpreter:
 
     @contextmanager
     def _interrupted_by_a_stop(self) -> Generator[None]:
-        """A stop is told to the cell until it is over: while its inputs are on their way there is no cell to hear it."""
+        """A stop is told until the cell is over: while inputs are on their way there is no cell to hear it."""
         is_over = threading.Event()
 
         def insist() -> None:
