@@ -11,7 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fleet_rlm_jupyter.domain.errors import FleetError, ForUser
+    from fleet_rlm_jupyter.domain.errors import BadRequest, FleetError, ForUser
     from fleet_rlm_jupyter.domain.events import Limits
     from fleet_rlm_jupyter.engine.recipes.plan import RECIPES
     from fleet_rlm_jupyter.kernel.handles import start
@@ -22,6 +22,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "RECIPES",
+    "BadRequest",
     "FleetError",
     "ForUser",
     "Limits",
@@ -35,6 +36,7 @@ __all__ = [
 
 # Where a public name lives. Its module is imported on first use: DSPy alone takes two seconds.
 _HOMES = {
+    "BadRequest": "domain.errors",
     "FleetError": "domain.errors",
     "ForUser": "domain.errors",
     "Limits": "domain.events",

@@ -30,7 +30,7 @@ _settings_option = click.option(
     help="Any setting, e.g. sandbox.memory_mb=4096; repeatable.",
 )
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout, nothing else.")
-_debug_option = click.option("--debug", is_flag=True, help="Show tracebacks.")
+_debug_option = click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -67,29 +67,21 @@ def app() -> None:
 @_settings_option
 @_json_option
 @_debug_option
-def ask(question: str, as_json: bool, debug: bool, **given: Any) -> NoReturn:
-    """Answer QUESTION over files and folders of any size.
+def ask(question: str, as_json: bool, **given: Any) -> NoReturn:
+    """Answer QUESTION over files, folders and URLs of any size.
 
     Exit code: 0 done, 1 failed, 2 bad input, 3 over budget, 4 abstained, 130 cancelled.
     """
-    try:
-        code = _ask(question, as_json, given)
-    except fleet.FleetError as err:
-        code = _report(err, as_json, debug)
-    sys.exit(code)
+    sys.exit(_ask(question, as_json, given))
 
 
 @app.command()
 @_settings_option
 @_json_option
 @_debug_option
-def doctor(settings: tuple[str, ...], as_json: bool, debug: bool) -> NoReturn:
+def doctor(settings: tuple[str, ...], as_json: bool) -> NoReturn:
     """Say what is configured, from where, whether it works, and what to do next."""
-    try:
-        code = _doctor(settings, as_json)
-    except fleet.FleetError as err:
-        code = _report(err, as_json, debug)
-    sys.exit(code)
+    sys.exit(_doctor(settings, as_json))
 
 
 @app.command()
@@ -112,22 +104,31 @@ def localdaytona(arguments: tuple[str, ...]) -> NoReturn:
 
 
 def main() -> NoReturn:
-    """Entry point: like click's own, but an error of ours is one sentence, the next step and an exit code."""
+    """Entry point: whatever goes wrong is one sentence, the next step and an exit code."""
     _end_with_the_terminal()
     try:
-        app(standalone_mode=False)
+        app(prog_name="fleet", standalone_mode=False)
         code = 0
     except click.exceptions.Exit as err:
         code = err.exit_code
     except click.ClickException as err:
-        err.show()
-        code = BAD_INPUT
+        command = err.ctx.command_path if isinstance(err, click.UsageError) and err.ctx else "fleet"
+        code = _report(fleet.BadRequest(err.format_message().rstrip("."), f"see {command} --help"))
+    except fleet.FleetError as err:
+        code = _report(err)
     except (click.Abort, KeyboardInterrupt):
-        code = EXIT_CODES["cancelled"]
+        code = _stopped()
     except BrokenPipeError:
         # Whoever read our output has gone; the interpreter must not complain about it while it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = EXIT_CODES["cancelled"]
+    except Exception as err:
+        code = _report(
+            fleet.FleetError(
+                f"fleet itself failed: {type(err).__name__}: {err}",
+                "this is a defect: run it again with --debug and report what it prints",
+            )
+        )
     sys.exit(code)
 
 
@@ -162,7 +163,11 @@ def _wait(live: Any) -> Any:
     except KeyboardInterrupt:
         click.echo("stopping; what was found is kept (Ctrl-C again leaves at once)", err=True)
         live.cancel()
+    try:
         return live.result(timeout=STOP_SECONDS)
+    except TimeoutError:
+        text = f"the run has not stopped within {STOP_SECONDS} seconds"
+        raise fleet.FleetError(text, "it ends with this process; its sandboxes are deleted") from None
 
 
 def _doctor(settings: tuple[str, ...], as_json: bool) -> int:
@@ -179,14 +184,26 @@ def _doctor(settings: tuple[str, ...], as_json: bool) -> int:
     return 0 if all(check.is_good for check in checks) else 1
 
 
-def _report(err: Any, as_json: bool, debug: bool) -> int:
-    if debug:
+def _report(err: Any) -> int:
+    if "--debug" in sys.argv:
         traceback.print_exc()
-    if as_json:
-        error = {"code": err.code, "text": err.text, "hint": err.hint}
-        click.echo(json.dumps({"status": "failed", "answer": None, "error": error}, ensure_ascii=False))
+    _say_no_run("failed", {"code": err.code, "text": err.text, "hint": err.hint})
     fleet.terminal.print_error(err.text, err.hint)
     return BAD_INPUT if isinstance(err, fleet.ForUser) else EXIT_CODES["failed"]
+
+
+def _stopped() -> int:
+    """Stopped before there was a run, or a second time: there is nothing found to show."""
+    _say_no_run("cancelled", {"code": "cancelled", "text": "stopped", "hint": ""})
+    click.echo("stopped", err=True)
+    return EXIT_CODES["cancelled"]
+
+
+def _say_no_run(status: str, error: dict[str, str]) -> None:
+    """With `--json` stdout holds one object however the command ends."""
+    if "--json" in sys.argv:
+        nothing = dict.fromkeys(("answer", "usage", "run_id", "model", "sandbox"))
+        click.echo(json.dumps({"status": status, **nothing, "error": error}, ensure_ascii=False))
 
 
 def _overrides(settings: Iterable[str]) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from textwrap import indent
 from types import TracebackType
 from typing import Any
 
@@ -19,11 +20,13 @@ from fleet_rlm_jupyter.domain.calls import Call, CallTree
 from fleet_rlm_jupyter.domain.events import BudgetSpent, Event
 from fleet_rlm_jupyter.domain.lines import found_so_far, progress_line
 from fleet_rlm_jupyter.domain.session import Run
-from fleet_rlm_jupyter.settings import Loaded, describe
+from fleet_rlm_jupyter.settings import Loaded, describe, variable
 from fleet_rlm_jupyter.workbench import Check
 
 MOST_CHILDREN = 24
 """Children of one node that are shown; the rest are counted."""
+
+_PIPE_COLUMNS = 160
 
 _MARKS = {"done": "✓", "failed": "✗", "cancelled": "■", "over_budget": "■", "abstained": "?"}
 _STYLES = {"done": "green", "failed": "red", "cancelled": "yellow", "over_budget": "yellow", "abstained": "cyan"}
@@ -37,7 +40,7 @@ class Progress:
     """What the run is doing, on stderr: one changing line on a terminal, one line per step elsewhere."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False)
+        self._console = _console(stderr=True)
         self._status = Status("starting", console=self._console) if self._console.is_terminal else None
         self._spent = ""
 
@@ -64,21 +67,21 @@ class Progress:
         if self._status:
             self._status.update(escape(f"{line}  ({self._spent})" if self._spent else line))
         else:
-            self._console.print(escape(line))
+            self._console.print(Text(line), soft_wrap=True)
 
 
 def print_run(run: Run, tree: CallTree) -> None:
     """Answer, recursion tree and spend on stdout."""
-    console = Console(highlight=False)
+    console = _console()
     if run.answer:
-        console.print(Text(clean(run.answer)))
+        console.print(Text(clean(run.answer)), soft_wrap=True)
         _print_recipe(console, run)
     elif found := found_so_far(tree):
         console.print(Text("No answer. Found so far:", style="bold"))
-        console.print(Padding(Text(clean(found)), (0, 0, 0, 2)))
+        console.print(Text(indent(clean(found), "  ")), soft_wrap=True)
     console.print()
     console.print(_as_tree(run, tree))
-    console.print(Text(spend(run, tree), style="dim"))
+    console.print(Text(clean(spend(run, tree)), style="dim"), soft_wrap=True)
     if run.error is not None:
         print_error(run.error.text, run.error.hint)
 
@@ -98,10 +101,10 @@ def spend(run: Run, tree: CallTree) -> str:
 
 def print_error(text: str, hint: str) -> None:
     """What is wrong and what to do, on stderr."""
-    console = Console(stderr=True, highlight=False)
-    console.print(Text.assemble(("error: ", "bold red"), clean(text)))
+    console = _console(stderr=True)
+    console.print(Text.assemble(("error: ", "bold red"), clean(text)), soft_wrap=True)
     if hint:
-        console.print(Text.assemble(("next:  ", "bold"), clean(hint)))
+        console.print(Text.assemble(("next:  ", "bold"), clean(hint)), soft_wrap=True)
 
 
 def as_json(run: Run) -> dict[str, Any]:
@@ -111,20 +114,24 @@ def as_json(run: Run) -> dict[str, Any]:
 
 
 def print_checks(checks: Sequence[Check], loaded: Loaded) -> None:
-    """What `fleet doctor` found."""
-    console = Console(highlight=False)
+    """What `fleet doctor` found: each check with its next step, then every setting and where it comes from."""
+    console = _console()
     for check in checks:
         mark = ("✓ ", "green") if check.is_good else ("✗ ", "red")
-        console.print(Text.assemble(mark, (f"{check.name}: ", "bold"), clean(check.text)))
+        console.print(Text.assemble(mark, (f"{check.name}: ", "bold"), clean(check.text)), soft_wrap=True)
         if check.hint:
-            console.print(Padding(Text(clean(check.hint), style="dim"), (0, 0, 0, 4)))
+            hint = (
+                Text(f"  {clean(check.hint)}", style="dim") if check.is_good else Text(f"  next: {clean(check.hint)}")
+            )
+            console.print(hint, soft_wrap=True)
+    console.print()
     table = Table(box=None, pad_edge=False, show_edge=False, header_style="bold")
     for column in ("setting", "value", "from"):
         table.add_column(column, overflow="fold")
     for name, value, source in _setting_rows(loaded):
-        table.add_row(name, escape(value), escape(source), style="" if source != "default" else "dim")
-    console.print()
+        table.add_row(name, escape(value or "—"), escape(source), style="" if source != "default" else "dim")
     console.print(table)
+    console.print(Text(f"\nSet one with {variable('NAME')}, a line of .env, or --set name=value.", style="dim"))
 
 
 def checks_as_json(checks: Sequence[Check], loaded: Loaded) -> dict[str, Any]:
@@ -139,6 +146,14 @@ def clean(text: str) -> str:
     return _CONTROLS.sub(lambda found: f"\\x{ord(found.group()):02x}", text)
 
 
+def _console(*, stderr: bool = False) -> Console:
+    """The terminal as wide as it is; what goes to a file or pipe is not cut at 80 columns."""
+    console = Console(stderr=stderr, highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, _PIPE_COLUMNS)
+    return console
+
+
 def _setting_rows(loaded: Loaded) -> list[tuple[str, str, str]]:
     rows: list[tuple[str, str, str]] = []
     values = loaded.settings.model_dump(mode="json")
@@ -146,11 +161,18 @@ def _setting_rows(loaded: Loaded) -> list[tuple[str, str, str]]:
         value: Any = values
         for part in name.split("."):
             value = value[part]
-        rows.append((name, "" if value is None else str(value), loaded.sources.get(name, "default")))
+        rows.append((name, _as_given(value), loaded.sources.get(name, "default")))
     for name, source in loaded.sources.items():
         if name.startswith("provider_keys."):
             rows.append((name, "**********", source))
     return rows
+
+
+def _as_given(value: Any) -> str:
+    """A setting's value as one would write it: `true`, `900`, nothing where it is unset."""
+    if value is None or isinstance(value, bool):
+        return "" if value is None else str(value).lower()
+    return f"{value:g}" if isinstance(value, float) and value < 1e6 else str(value)
 
 
 def _print_recipe(console: Console, run: Run) -> None:
@@ -159,7 +181,7 @@ def _print_recipe(console: Console, run: Run) -> None:
         return
     slots = outputs.get("slots")
     shown = " ".join(f"{name}={value}" for name, value in slots.items()) if isinstance(slots, dict) else ""
-    console.print(Text(clean(f"recipe {outputs['recipe']} {shown}"), style="dim"))
+    console.print(Text(clean(f"recipe {outputs['recipe']} {shown}"), style="dim"), soft_wrap=True)
     evidence = outputs.get("evidence")
     for line in evidence if isinstance(evidence, list) else []:
         console.print(Padding(Text(clean(str(line)), style="dim", overflow="ellipsis", no_wrap=True), (0, 0, 0, 2)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fleet_rlm_jupyter.domain.calls import CallTree
+from fleet_rlm_jupyter.domain.errors import ErrorText
 from fleet_rlm_jupyter.domain.events import CallEnded, CallStarted, Event, RunStarted, SandboxChanged
 
 
@@ -20,13 +21,19 @@ def progress_line(event: Event) -> str | None:
         case CallStarted(kind="tool", name=name, depth=depth):
             return f"{'  ' * depth}{name}"
         case CallEnded(error=error) if error is not None:
-            return f"  ✗ {error.text.splitlines()[0] if error.text else error.code}"
+            return f"  ✗ {_what_it_says(error)}"
         case SandboxChanged(state="ready", sandbox_id=sandbox_id):
             return f"  sandbox {sandbox_id[:8]} is ready"
         case SandboxChanged(state="lost", reason=reason):
             return f"  a sandbox was lost: {reason}"
         case _:
             return None
+
+
+def _what_it_says(error: ErrorText) -> str:
+    """The line to show of an error: a traceback says it in its last, everything else in its first."""
+    lines = [line for line in error.text.splitlines() if line.strip()] or [error.code]
+    return lines[-1 if any(line.endswith("Traceback (most recent call last):") for line in lines) else 0].strip()
 
 
 def found_so_far(tree: CallTree) -> str:

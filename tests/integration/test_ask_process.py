@@ -98,6 +98,35 @@ def test_a_stop_ends_it_with_130_and_leaves_nothing_behind(tmp_path, number):
     assert_nothing_is_left(tmp_path)
 
 
+def test_a_stop_before_there_is_a_run_is_told_too(tmp_path):
+    (tmp_path / "tmp").mkdir()
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    process = start(tmp_path, "--json", "--file", pipe)
+    with pipe.open("wb"):  # it opens when the other side reads, and then it reads for ever
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert json.loads(out)["status"] == "cancelled"
+    assert err.strip() == "stopped"
+    assert_nothing_is_left(tmp_path)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_any_of_twenty_moments_is_a_good_one_to_stop(tmp_path, number):
+    for moment in range(20):
+        process = start(tmp_path, "--json")
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=0.2 + moment * 0.1)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=30)
+        assert process.returncode == (-9 if number == signal.SIGKILL else 130)
+        assert number == signal.SIGKILL or json.loads(out)["status"] == "cancelled"
+        assert "Traceback" not in err
+        assert_nothing_is_left(tmp_path)
+
+
 @pytest.mark.parametrize("moment", ["model:", "step 1", "is ready", RUNNING])
 def test_a_kill_at_any_moment_leaves_nothing_behind(tmp_path, moment):
     process = start(tmp_path)

@@ -68,11 +68,12 @@ BAD = [
     (["ask", "q", "--seconds", "0"], "budget.seconds", "change it"),
     (["ask", "q", "--set", "sandbox.memroy_mb=1"], "there is no setting sandbox.memroy_mb", "sandbox.memory_mb"),
     (["ask", "q", "--set", "novalue"], "--set takes NAME=VALUE", ""),
-    (["ask", "q", "--colour"], "No such option", ""),
-    (["ask", "q", "--mode", "quick"], "is not one of", ""),
+    (["ask"], "Missing argument 'QUESTION'", "see fleet ask --help"),
+    (["ask", "q", "--colour"], "No such option", "see fleet ask --help"),
+    (["ask", "q", "--mode", "quick"], "is not one of", "see fleet ask --help"),
     (["ask", "q", "--slot", "a=b"], "slots belong to a recipe", "--recipe"),
     (["ask", "q", "--recipe", "nothing"], "nothing", "recipe"),
-    (["frobnicate"], "No such command", ""),
+    (["frobnicate"], "No such command", "see fleet --help"),
 ]
 
 
@@ -86,6 +87,8 @@ def test_bad_input_is_one_sentence_and_the_next_step(fleet, tmp_path, arguments,
     said = " ".join(err.split())
     assert text in said
     assert hint in said
+    assert said.startswith("error: ")
+    assert " next: " in said
     assert out == ""
 
 
@@ -104,6 +107,35 @@ def test_with_json_an_error_is_one_object_on_stdout(fleet):
     said = json.loads(out)
     assert said["status"] == "failed"
     assert said["error"]["code"] == "bad_request"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["ask", "q", "--colour"], ["ask"], ["ask", " "], ["ask", "q", "--file", "nowhere"]]
+)
+def test_with_json_stdout_holds_one_object_whatever_was_wrong(fleet, arguments):
+    code, out, _ = fleet(*arguments, "--json")
+    assert code == 2
+    said = json.loads(out)
+    assert said.keys() == {"answer", "status", "error", "usage", "run_id", "model", "sandbox"}
+    assert said["error"]["text"]
+    assert said["error"]["hint"]
+
+
+def test_a_defect_of_ours_is_a_sentence_and_not_a_traceback(fleet, monkeypatch):
+    def broken(overrides: object) -> None:
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr("fleet_rlm_jupyter.settings.load", broken)
+    code, out, err = fleet("ask", "q", "--json")
+    assert code == 1
+    assert json.loads(out)["error"]["text"] == "fleet itself failed: RuntimeError: boom"
+    assert "run it again with --debug" in err
+
+
+def test_what_goes_to_a_pipe_is_not_broken_into_lines(fleet, log):
+    code, out, _ = fleet("ask", "Which service has the most errors?", "--file", log)
+    assert code == 0
+    assert len(out.splitlines()[0]) > 100
 
 
 def test_a_refused_key_fails_with_exit_code_one(fleet, log):
@@ -145,7 +177,7 @@ def test_the_doctor_says_what_is_configured_from_where_and_whether_it_works(flee
     settings = {row["name"]: (row["value"], row["source"]) for row in said["settings"]}
     assert settings["budget.calls"] == ("77", "FLEET_BUDGET__CALLS")
     assert settings["budget.depth"][1].endswith(".env")
-    assert settings["budget.seconds"] == ("60.0", "argument")
+    assert settings["budget.seconds"] == ("60", "argument")
     assert settings["budget.sub_calls"] == ("50", "default")
 
 
