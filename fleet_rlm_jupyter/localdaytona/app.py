@@ -12,6 +12,7 @@ from aiohttp import web
 from fleet_rlm_jupyter.localdaytona import listing
 from fleet_rlm_jupyter.localdaytona.events import EventSocket
 from fleet_rlm_jupyter.localdaytona.faults import Faults, group_of
+from fleet_rlm_jupyter.localdaytona.previews import PreviewTokens
 from fleet_rlm_jupyter.localdaytona.proxy import ToolboxProxy
 from fleet_rlm_jupyter.localdaytona.sandboxes import LocalSandbox, LocalSandboxes, number, strings
 from fleet_rlm_jupyter.localdaytona.switches import FaultRoutes
@@ -29,6 +30,7 @@ class ControlPlane:
         self._key = key.encode()
         self._about = about
         self._faults = faults
+        self._tokens = PreviewTokens()
         self.web = web.Application(middlewares=[self._guard, self._go_wrong], client_max_size=64 << 20)
         self.events = EventSocket(self.web, _SOCKET_PATH, key)
 
@@ -46,7 +48,12 @@ class ControlPlane:
         add("DELETE", "/api/sandbox/{id}", self._delete)
         add("POST", "/api/sandbox/{id}/start", self._start)
         add("POST", "/api/sandbox/{id}/stop", self._stop)
+        add("POST", "/api/sandbox/{id}/archive", self._archive)
         add("POST", "/api/sandbox/{id}/fork", self._fork)
+        add("POST", "/api/sandbox/{id}/public/{flag}", self._public)
+        add("GET", "/api/sandbox/{id}/ports/{port}/preview-url", self._preview_url)
+        add("GET", "/api/snapshots", self._snapshots)
+        add("GET", "/api/snapshots/{id:.*}", self._snapshot)
         add("PUT", "/api/sandbox/{id}/labels", self._labels)
         for name, lowest in (("autostop", 0), ("autodelete", -1), ("autoarchive", 0), ("ttl", 0)):
             add("POST", f"/api/sandbox/{{id}}/{name}/{{minutes}}", self._interval_route(name, lowest))
@@ -58,14 +65,14 @@ class ControlPlane:
         add("GET", "/api/volumes/{id}", self._get_volume)
         add("DELETE", "/api/volumes/{id}", self._delete_volume)
         add("*", "/toolbox/{id}/{tail:.*}", self.proxy.handle)
+        add("*", "/preview/{id}/{tail:.*}", self.proxy.handle)
         add("*", "/{tail:.*}", _unknown)
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
         """Refuse whoever lacks the key, and answer every error in Daytona's form."""
         try:
-            if not request.path.startswith(f"/{_SOCKET_PATH}/"):  # there the key comes in the first message
-                self._check_key(request)
+            self._check_key(request)
             return await handler(request)
         except ApiError as err:
             problem = err
@@ -95,9 +102,18 @@ class ControlPlane:
         return answer
 
     def _check_key(self, request: web.Request) -> None:
+        if request.path.startswith(f"/{_SOCKET_PATH}/") or self._may_preview(request):
+            return  # in the first case the key comes in the first message
         kind, _, key = request.headers.get("Authorization", "").partition(" ")
         if kind.lower() != "bearer" or not hmac.compare_digest(key.strip().encode("utf-8", "replace"), self._key):
             raise ApiError(401, "UNAUTHORIZED", "Invalid credentials: the API key is missing or wrong")
+
+    def _may_preview(self, request: web.Request) -> bool:
+        parts = request.path.split("/")
+        if parts[1] != "preview" or len(parts) < 5:
+            return False
+        sandbox = next((one for one in self._sandboxes.all() if one.identifier == parts[2]), None)
+        return sandbox is not None and (sandbox.is_public or self._tokens.fit(parts[2], parts[3], request))
 
     def _find(self, request: web.Request) -> LocalSandbox:
         return self._sandboxes.get(request.match_info["id"])
@@ -140,6 +156,34 @@ class ControlPlane:
         self._find(request)
         raise ApiError(422, "UNPROCESSABLE_ENTITY", "Forking is not supported for this sandbox")
 
+    async def _archive(self, request: web.Request) -> web.Response:
+        sandbox = self._find(request)
+        await asyncio.shield(self._sandboxes.archive(sandbox))
+        return self._show(sandbox)
+
+    async def _public(self, request: web.Request) -> web.Response:
+        sandbox = self._find(request)
+        sandbox.is_public = request.match_info["flag"].lower() == "true"
+        return self._show(sandbox)
+
+    async def _preview_url(self, request: web.Request) -> web.Response:
+        sandbox, port = self._find(request), request.match_info["port"]
+        if not port.isdigit() or not 0 < int(port) < 65536:
+            raise ApiError(400, "BAD_REQUEST", "a port is a number from 1 to 65535")
+        url = f"{self._about['url']}".removesuffix("/api") + f"/preview/{sandbox.identifier}/{port}/"
+        token = self._tokens.of(sandbox.identifier, int(port))
+        return web.json_response({"sandboxId": sandbox.identifier, "url": url, "token": token})
+
+    async def _snapshots(self, request: web.Request) -> web.Response:
+        only = [self._sandboxes.snapshot()]
+        return web.json_response({"items": only, "total": 1, "page": 1, "totalPages": 1})
+
+    async def _snapshot(self, request: web.Request) -> web.Response:
+        snapshot = self._sandboxes.snapshot()
+        if request.match_info["id"] not in (snapshot["id"], snapshot["name"]):
+            raise ApiError(404, "NOT_FOUND", f"Snapshot {request.match_info['id']} not found: here is only 'local'")
+        return web.json_response(snapshot)
+
     async def _labels(self, request: web.Request) -> web.Response:
         sandbox = self._find(request)
         sandbox.labels = strings(parse_object(await request.read()), "labels")
@@ -160,7 +204,7 @@ class ControlPlane:
             elif name == "ttl":
                 sandbox.ttl_minutes = minutes
             else:
-                sandbox.wanted = {**sandbox.wanted, "autoArchiveInterval": minutes}
+                sandbox.auto_archive = minutes
             return self._show(sandbox)
 
         return set_interval

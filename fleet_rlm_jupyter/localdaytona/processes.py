@@ -50,17 +50,20 @@ class SandboxProcesses:
         stdin: int,
         stdout: int,
         terminal: bool = False,
+        more: tuple[int, ...] = (),
     ) -> tuple[int, asyncio.Future[int]]:
         """Start a process in a session of its own; returns its id and its exit code to come.
 
-        The exit code is the shell's: 128 + n after signal n. Raises OSError when it cannot start.
+        The first of `more` is for errors, which else go where output goes; the others are inherited. The exit code is
+        the shell's: 128 + n after signal n. Raises OSError when it cannot start.
         """
         prepare = self._preparation(terminal)
         popen = subprocess.Popen(
             argv,
             stdin=stdin,
             stdout=stdout,
-            stderr=stdout,
+            stderr=more[0] if more else stdout,
+            pass_fds=more[1:],
             cwd=cwd,
             env={**self.env, **extra_env},
             start_new_session=not terminal,
@@ -130,3 +133,10 @@ class SandboxProcesses:
             ended = self._exits.pop(pid, None)
             if ended is not None and not ended.done():
                 ended.set_result(code if code >= 0 else 128 - code)
+
+
+def is_env(name: object, value: object) -> bool:
+    """Whether a process can be given this variable."""
+    if not isinstance(name, str) or not isinstance(value, str):
+        return False
+    return bool(name) and "=" not in name and "\0" not in name + value

@@ -36,6 +36,8 @@ class ToolboxProxy:
         sandbox.touch()
         sandbox.connections += 1
         tail = request.rel_url.raw_path.split("/", 3)[3]
+        if request.path.startswith("/preview/"):
+            tail = f"preview/{tail}"
         url = URL(f"http://sandbox/{tail}", encoded=True).with_query(request.rel_url.query)
         try:
             session = self._session(sandbox)

@@ -20,6 +20,7 @@ from fleet_rlm_jupyter.localdaytona.wire import ApiError, timestamp
 DEFAULT_AUTO_STOP_MINUTES = 15
 _RESERVED = ("/", "/proc", "/dev", "/etc", "/usr", "/bin", "/sbin", "/lib", "/lib64", "/tmp", "/home", "/opt")
 _ON_THE_WAY = ("creating", "starting", "restoring")
+_NOT_LISTED = ("env", "kvm", "volumes")  # by Daytona either
 _READ_ONLY = tuple(f"{path}/" for path in ("/proc", "/dev", "/etc", "/usr", "/bin", "/sbin", "/lib", "/lib64"))
 Listener = Callable[[str, dict[str, object]], Awaitable[None]]
 
@@ -34,6 +35,7 @@ class LocalSandbox:
     labels: dict[str, str]
     auto_stop: int
     auto_delete: int
+    auto_archive: int
     ttl_minutes: int
     state: str = "creating"
     error: str | None = None
@@ -43,6 +45,7 @@ class LocalSandbox:
     stopped: float | None = None
     connections: int = 0
     restore_seconds: float = 0.0
+    is_public: bool = False
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def touch(self) -> None:
@@ -73,6 +76,7 @@ class LocalSandboxes:
         self._tell = tell
         self._all: dict[str, LocalSandbox] = {}
         self._faults = faults
+        self._started = time.time()
         self._departed = Departed()
         self._running: set[asyncio.Task[None]] = set()
 
@@ -83,9 +87,9 @@ class LocalSandboxes:
         """All as they are listed; with list_lag on, as they were."""
         lag = self._faults.take("list_lag")
         if lag is None:
-            return [self.describe(one) for one in self.all()]
+            return [self._listed(one) for one in self.all()]
         then = time.time() - lag.seconds
-        return self._departed.since(then) + [self.describe(one) for one in self.all() if one.created <= then]
+        return self._departed.since(then) + [self._listed(one) for one in self.all() if one.created <= then]
 
     def get(self, id_or_name: str) -> LocalSandbox:
         found = self._all.get(id_or_name)
@@ -109,7 +113,9 @@ class LocalSandboxes:
             labels=strings(body, "labels"),
             auto_stop=number(body, "autoStopInterval", DEFAULT_AUTO_STOP_MINUTES),
             auto_delete=number(body, "autoDeleteInterval", -1, lowest=-1),
+            auto_archive=number(body, "autoArchiveInterval", 0),
             ttl_minutes=number(body, "ttlMinutes", 0),
+            is_public=bool(body.get("public")),
         )
         plan = self._plan(sandbox)  # a bad body is refused before anything exists
         self._all[identifier] = sandbox
@@ -163,7 +169,7 @@ class LocalSandboxes:
             if self._all.get(sandbox.identifier) is not sandbox:
                 return
             if self._faults.shows("list_lag"):
-                self._departed.add(self.describe(sandbox))
+                self._departed.add(self._listed(sandbox))
             await self._change(sandbox, "destroying")
             await self._spawner.kill(sandbox.identifier)
             del self._all[sandbox.identifier]
@@ -187,6 +193,8 @@ class LocalSandboxes:
                 await self.delete(sandbox)
             elif sandbox.state == "started" and 0 < sandbox.auto_stop * minute <= now - sandbox.active:
                 await self.stop(sandbox)
+            elif sandbox.state == "stopped" and 0 < sandbox.auto_archive * minute <= now - (sandbox.stopped or now):
+                await self.archive(sandbox)
             elif sandbox.stopped and 0 < sandbox.auto_delete * minute <= now - sandbox.stopped:
                 await self.delete(sandbox)
 
@@ -212,7 +220,7 @@ class LocalSandboxes:
             "user": "daytona",
             "env": strings(wanted, "env"),
             "labels": sandbox.labels,
-            "public": bool(wanted.get("public")),
+            "public": sandbox.is_public,
             "networkBlockAll": self._ground.level != "L1",
             "kvm": False,
             "target": wanted.get("target") or "local",
@@ -225,7 +233,7 @@ class LocalSandboxes:
             "errorReason": sandbox.error,
             "recoverable": False,
             "autoStopInterval": sandbox.auto_stop,
-            "autoArchiveInterval": number(wanted, "autoArchiveInterval", 0),
+            "autoArchiveInterval": sandbox.auto_archive,
             "autoDeleteInterval": sandbox.auto_delete,
             "volumes": wanted.get("volumes") or [],
             "createdAt": timestamp(sandbox.created),
@@ -235,6 +243,33 @@ class LocalSandboxes:
             "daemonVersion": "localdaytona",
             "runnerId": f"local-{self._ground.level}",
             "toolboxProxyUrl": self._ground.toolbox_url,
+        }
+
+    def _listed(self, sandbox: LocalSandbox) -> dict[str, object]:
+        return {name: value for name, value in self.describe(sandbox).items() if name not in _NOT_LISTED}
+
+    def snapshot(self) -> dict[str, object]:
+        """The one there is, as Daytona's `SnapshotDto`: this machine with its Python."""
+        moment = timestamp(self._started)
+        return {
+            "id": "local",
+            "organizationId": "local",
+            "general": True,
+            "name": "local",
+            "imageName": "local",
+            "state": "active",
+            "size": None,
+            "entrypoint": None,
+            "cpu": os.cpu_count() or 1,
+            "gpu": 0,
+            "mem": 0,
+            "disk": 0,
+            "errorReason": None,
+            "createdAt": moment,
+            "updatedAt": moment,
+            "lastUsedAt": None,
+            "sourceSandboxId": None,
+            "sandboxClass": "container",
         }
 
     def _must_exist(self, sandbox: LocalSandbox) -> None:

@@ -92,6 +92,8 @@ def test_a_timer_stops_an_idle_sandbox_and_deletes_an_ephemeral_one(tmp_path) ->
     until(lambda: client.get(kept.id).state == "stopped")
     until(lambda: ephemeral.id not in {one.id for one in client.list()})
     assert client.get(never.id).state == "started"
+    kept.set_auto_archive_interval(1)
+    until(lambda: client.get(kept.id).state == "archived")
     kept.set_auto_delete_interval(1)
     until(lambda: kept.id not in {one.id for one in client.list()})
     assert server.end() == 0
@@ -243,8 +245,9 @@ def test_a_bad_body_for_the_toolbox_is_a_400(server: Server, sandbox: Any, path:
 
 
 def test_a_route_we_do_not_have_says_so(server: Server, sandbox: Any) -> None:
-    assert server.call("GET", "/api/snapshots")[0] == 501
-    assert server.call("GET", f"/toolbox/{sandbox.id}/lsp/symbols")[0] == 404
+    assert server.call("GET", "/api/secret")[0] == 501
+    assert server.call("GET", f"/toolbox/{sandbox.id}/lsp/start")[0] == 501
+    assert server.call("GET", f"/toolbox/{sandbox.id}/no-such")[0] == 404
     assert server.call("GET", "/toolbox/no-such/work-dir")[0] == 404
 
 
