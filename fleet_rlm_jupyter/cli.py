@@ -150,6 +150,8 @@ def _ask(question: str, as_json: bool, given: dict[str, Any]) -> int:
             ended = _wait(live)
     finally:
         bench.close()
+    if ended.not_kept:
+        click.echo(f"this run is not kept: {fleet.terminal.clean(ended.not_kept)}", err=True)
     if as_json:
         click.echo(json.dumps(fleet.terminal.as_json(ended), ensure_ascii=False))
     else:

@@ -9,17 +9,30 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import unquote
 
 from dotenv import dotenv_values
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_serializer,
+)
 
 from fleet_rlm_jupyter.domain.errors import BadSettings
 from fleet_rlm_jupyter.domain.events import Limits
 
 PREFIX = "FLEET_"
+_URL_PASSWORD = re.compile(r"^(\w[\w+]*://[^:/@]*:)([^@]+)@")
+_SECRET_NAME = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?|DSN)$", re.I)
 
 ALSO = {
     "model": ("DSPY_LM_MODEL",),
@@ -131,6 +144,27 @@ class ContextSettings(_Group):
     )
 
 
+def _store_url(text: str) -> str:
+    if not text.startswith(("sqlite:///", "postgresql://", "postgresql+psycopg://")):
+        raise ValueError("a store is sqlite:///PATH or postgresql://…")
+    return text
+
+
+class StoreSettings(_Group):
+    """Where runs and sessions are kept."""
+
+    url: Annotated[str, AfterValidator(_store_url)] | None = Field(
+        default=None, description="database; a SQLite file in the Jupyter data folder where unset"
+    )
+    retention_days: float | None = Field(
+        default=None, gt=0, description="days after their end that runs are kept; for ever where unset"
+    )
+
+    @field_serializer("url", when_used="json")
+    def _without_password(self, url: str | None) -> str | None:
+        return url and _URL_PASSWORD.sub(r"\1**********@", url)
+
+
 class Settings(_Group):
     """All settings of one Workbench. `Settings(...)` is what its arguments say; `load` reads the environment too."""
 
@@ -152,6 +186,7 @@ class Settings(_Group):
     sandbox: SandboxSettings = SandboxSettings()
     daytona: DaytonaSettings = DaytonaSettings()
     context: ContextSettings = ContextSettings()
+    store: StoreSettings = StoreSettings()
     provider_keys: dict[str, SecretStr] = Field(default={}, description="keys from the providers' own variables")
 
     @classmethod
@@ -284,6 +319,21 @@ def _explained(err: ValidationError, sources: Mapping[str, str]) -> BadSettings:
     message = first["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     return BadSettings(f"{name}{shown}: {message}", f"change it ({sources.get(name, 'argument')})")
+
+
+def secrets_of(settings: Settings, environ: Mapping[str, str] | None = None) -> list[str]:
+    """What must never be written: keys of `settings`, its store's password, and what the environment calls a secret."""
+    process = os.environ if environ is None else environ
+    named = [value for name, value in process.items() if _SECRET_NAME.search(name)]
+    password = _URL_PASSWORD.match(settings.store.url or "")
+    return [*named, *([unquote(password[2]), password[2]] if password else [])]
+
+
+def data_folder() -> Path:
+    """Where runs, contexts and local volumes are kept: `fleet_rlm` in the Jupyter data folder."""
+    from jupyter_core.paths import jupyter_data_dir
+
+    return Path(jupyter_data_dir()) / "fleet_rlm"
 
 
 def child_environment(**more: str) -> dict[str, str]:

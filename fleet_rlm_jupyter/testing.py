@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import dspy
@@ -15,7 +17,7 @@ from dspy import lm15
 from fleet_rlm_jupyter.domain.events import Limits
 from fleet_rlm_jupyter.domain.ports import Allocation, Interpreter, Isolation, OnOutput, Role, Sandboxes
 from fleet_rlm_jupyter.engine.models import ANSWER, Models
-from fleet_rlm_jupyter.settings import Settings
+from fleet_rlm_jupyter.settings import Settings, StoreSettings
 from fleet_rlm_jupyter.workbench import Workbench
 
 Policy = Callable[[str], str]
@@ -111,10 +113,18 @@ def scripted_workbench(
     home: Sandboxes | None = None,
     **limits: Any,
 ) -> Workbench:
-    """A Workbench on a scripted model, in sandboxes from `home` (UnisolatedSandboxes by default), with `limits`."""
+    """A Workbench on a scripted model, in sandboxes from `home` (UnisolatedSandboxes by default), with `limits`.
+
+    Its runs are kept until the process ends, and not among the user's own.
+    """
     engine = script if isinstance(script, ScriptedEngine) else ScriptedEngine(script)
-    settings = Settings(budget=Limits(**limits))
+    settings = Settings(budget=Limits(**limits), store=StoreSettings(url=f"sqlite:///{_scratch().name}/fleet.db"))
     return Workbench(settings, home or UnisolatedSandboxes(), scripted_models(engine, sub))
+
+
+@cache
+def _scratch() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="fleet-testing-", ignore_cleanup_errors=True)
 
 
 class UnisolatedSandboxes:

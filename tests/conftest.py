@@ -1,6 +1,7 @@
 """What holds for every lane: hypothesis profiles, no keys of the developer, reasons for what is skipped."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,10 @@ DAYTONA = {name: os.environ.pop(name) for name in list(os.environ) if name.start
 KEYS = {name for also in ALSO.values() for name in also}
 for name in [name for name in os.environ if name.startswith("FLEET_") or name in KEYS]:
     del os.environ[name]
+
+# Runs are kept in the Jupyter data folder: tests have one of their own.
+_DATA = tempfile.TemporaryDirectory(prefix="fleet-tests-", ignore_cleanup_errors=True)
+os.environ["JUPYTER_DATA_DIR"] = _DATA.name
 
 SKIPPED = {
     "live": "" if {"DAYTONA_API_KEY", "DAYTONA_API_URL"} <= DAYTONA.keys() else "needs DAYTONA_API_KEY and _URL",

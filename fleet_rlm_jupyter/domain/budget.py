@@ -59,6 +59,11 @@ class Budget:
         self._is_urgent = False
         self._watchers: list[Callable[[], None]] = []
 
+    def start(self) -> None:
+        """The clock starts now: for a run that had to wait before it began."""
+        with self._lock:
+            self._started = self._clock()
+
     def reserve(self, calls: int = 1, *, sub: bool = False, tokens: int = 0) -> Reservation:
         """Claim `calls` LM calls of about `tokens` tokens each before making them; check and claim are one step.
 

@@ -6,10 +6,12 @@ FleetError(text, hint)
 ├── EndsRun        sticky; becomes run.ended
 │   ├── BudgetExceeded · DeadlineExceeded · Cancelled
 ├── ForUser        said before any work
-│   ├── BadSettings · NoSuchSession · BadPath (NotText, BadUrl) · BadRequest · ModelFailed
-└── SandboxError   the machine under the code
-    ├── SandboxUnavailable   retry is safe
-    └── SandboxLost          its state is gone
+│   ├── BadSettings · NoSuchSession · NoSuchRun · SessionBusy · KeyReused ·
+│   │   BadPath (NotText, BadUrl) · BadRequest · ModelFailed
+├── SandboxError   the machine under the code
+│   ├── SandboxUnavailable   retry is safe
+│   └── SandboxLost          its state is gone
+└── StoreFailed    what should survive could not be read or written
 """
 
 from __future__ import annotations
@@ -112,6 +114,24 @@ class NoSuchSession(ForUser):
     code = "no_such_session"
 
 
+class NoSuchRun(ForUser):
+    """No run of that id belongs to this user."""
+
+    code = "no_such_run"
+
+
+class SessionBusy(ForUser):
+    """A run of the session is still going on, and the question was not to wait for it."""
+
+    code = "session_busy"
+
+
+class KeyReused(ForUser):
+    """The idempotency key stands for another question already."""
+
+    code = "key_reused"
+
+
 class BadPath(ForUser):
     """A path does not exist, cannot be read or leaves its root."""
 
@@ -158,6 +178,12 @@ class SandboxLost(SandboxError):
     """The sandbox ended and its variables with it."""
 
     code = "sandbox_lost"
+
+
+class StoreFailed(FleetError):
+    """The store cannot be opened, read or written; a run goes on without it and says so."""
+
+    code = "store_failed"
 
 
 class ErrorText(BaseModel):

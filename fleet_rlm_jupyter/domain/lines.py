@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fleet_rlm_jupyter.domain.calls import CallTree
 from fleet_rlm_jupyter.domain.errors import ErrorText
-from fleet_rlm_jupyter.domain.events import CallEnded, CallStarted, Event, RunStarted, SandboxChanged
+from fleet_rlm_jupyter.domain.events import CallEnded, CallStarted, Event, Log, RunStarted, SandboxChanged
 
 
 def progress_line(event: Event) -> str | None:
@@ -22,6 +22,8 @@ def progress_line(event: Event) -> str | None:
             return f"{'  ' * depth}{name}"
         case CallEnded(error=error) if error is not None:
             return f"  ✗ {_what_it_says(error)}"
+        case Log(level="warning" | "error", text=text):
+            return f"  ! {text}"
         case SandboxChanged(state="ready", sandbox_id=sandbox_id):
             return f"  sandbox {sandbox_id[:8]} is ready"
         case SandboxChanged(state="lost", reason=reason):

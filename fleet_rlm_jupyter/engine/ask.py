@@ -9,10 +9,9 @@ import dspy
 
 from fleet_rlm_jupyter.domain.budget import Budget
 from fleet_rlm_jupyter.domain.events import RunStarted
+from fleet_rlm_jupyter.domain.question import Mode
 from fleet_rlm_jupyter.engine.recorder import Emit
 from fleet_rlm_jupyter.engine.recursion import Recursion, Site
-
-Mode = Literal["auto", "rlm_only", "direct"]
 
 SMALL_TOKENS = 16_000
 """Below about this size a plain call is as good as an RLM and cheaper (arXiv 2512.24601, figure 1)."""

@@ -6,9 +6,9 @@ import codecs
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from fleet_rlm_jupyter.domain.context import Context, Manifest
 from fleet_rlm_jupyter.domain.errors import BadPath, NotText
 from fleet_rlm_jupyter.engine.fetch import MAX_BYTES, Fetcher, is_url, shown
 from fleet_rlm_jupyter.engine.notebooks import notebook_text
@@ -16,52 +16,6 @@ from fleet_rlm_jupyter.settings import ContextSettings
 
 SKIPPED_FOLDERS = {"__pycache__", "site-packages", "node_modules", ".git", ".venv", ".hg", ".svn", ".ipynb_checkpoints"}
 """Folders nobody means when they say "this folder": caches, installed packages, histories."""
-
-Value = str | dict[str, str]
-
-
-@dataclass(slots=True)
-class Manifest:
-    """What a context holds. `left_out` is name → reason, `notes` says what was read as something else than it is."""
-
-    files: int = 0
-    bytes: int = 0
-    notebooks: int = 0
-    left_out: dict[str, str] = field(default_factory=dict[str, str])
-    notes: list[str] = field(default_factory=list[str])
-
-    def add(self, other: Manifest) -> None:
-        """What `other` holds is held here too."""
-        self.files, self.bytes = self.files + other.files, self.bytes + other.bytes
-        self.notebooks += other.notebooks
-        self.left_out.update(other.left_out)
-        self.notes += other.notes
-
-    def __str__(self) -> str:
-        parts = [f"{self.files:,} file{'s' if self.files != 1 else ''}, {self.bytes / 1e6:.1f} MB"]
-        if self.notebooks:
-            parts.append(
-                f"{self.notebooks:,} of them notebook{'s' if self.notebooks != 1 else ''}: cells and text outputs"
-            )
-        parts += self.notes
-        if self.left_out:
-            names = ", ".join(list(self.left_out)[:3]) + (", …" if len(self.left_out) > 3 else "")
-            parts.append(f"left out {len(self.left_out):,} not readable as text ({names})")
-        return "; ".join(parts)
-
-
-@dataclass(slots=True)
-class Context:
-    """What the REPL sees as `context`, and the manifest that is shown of it."""
-
-    value: Value
-    manifest: Manifest
-
-    @classmethod
-    def of(cls, value: Value) -> Context:
-        """A value that is there already: every text counts as a file."""
-        texts = [value] if isinstance(value, str) else value.values()
-        return cls(value, Manifest(len(texts), sum(map(_utf8_bytes, texts))))
 
 
 def read_context(given: Sequence[str | Path], limits: ContextSettings) -> Context:
@@ -219,7 +173,3 @@ def _looks_binary(raw: bytes) -> bool:
     head = raw[:8192]
     control = sum(byte < 32 and byte not in (9, 10, 12, 13, 27) for byte in head)
     return control > len(head) // 20
-
-
-def _utf8_bytes(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))

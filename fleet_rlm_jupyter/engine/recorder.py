@@ -1,10 +1,10 @@
-"""From DSPy's callbacks to events: the ordered list of a run, and everyone who watches it."""
+"""From DSPy's callbacks to facts of a run."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,13 +21,11 @@ from fleet_rlm_jupyter.domain.events import (
     Channel,
     Event,
     Fact,
-    RunEnded,
     Usage,
     preview,
 )
 from fleet_rlm_jupyter.engine.meter import current_bill, usage_of
 
-Watcher = Callable[[Event], None]
 Emit = Callable[[Fact, str | None], Event | None]
 """Takes a fact and the id of the call it is about (None: the run itself)."""
 
@@ -41,87 +39,6 @@ _RLM: Any = dspy.RLM  # DSPy marks it experimental with a decorator that hides f
 
 _INNER_TOOLS = {"llm_query", "sub_rlm"}
 """Tools that make exactly one call of their own: showing both would say everything twice."""
-
-
-class Trace:
-    """One run's events, gapless from seq 0, closed by its one `run.ended`. Thread-safe.
-
-    A watcher sees every event once and in order, those before it came included. One that raises is dropped; the run
-    never notices. Facts appended after the end are dropped: a late reply must not reopen a finished run.
-    """
-
-    def __init__(self, run_id: str, session_id: str, clock: Callable[[], float] = time.time) -> None:
-        self.run_id = run_id
-        self.session_id = session_id
-        self._clock = clock
-        self._events: list[Event] = []
-        self._watchers: list[Watcher] = []
-        self._ended = False
-        # Re-entrant: a watcher may look at the trace, or append to it.
-        self._grown = threading.Condition(threading.RLock())
-
-    def append(self, fact: Fact, call_id: str | None = None) -> Event | None:
-        """Stamp `fact` and hand it to the watchers; None if the run has ended."""
-        with self._grown:
-            if self._ended:
-                return None
-            event = Event(
-                seq=len(self._events),
-                at=self._clock(),
-                session_id=self.session_id,
-                run_id=self.run_id,
-                call_id=call_id,
-                fact=fact,
-            )
-            self._events.append(event)
-            self._ended = isinstance(fact, RunEnded)
-            for watcher in list(self._watchers):
-                self._show(watcher, event)
-            self._grown.notify_all()
-            return event
-
-    def watch(self, watcher: Watcher, since: int = 0) -> Callable[[], None]:
-        """Call `watcher` with every event from `since` on; returns the function that ends it.
-
-        It runs in the thread that emits and holds the run up while it works: hand slow work to a queue.
-        """
-        with self._grown:
-            self._watchers.append(watcher)
-            for event in self._events[since:]:
-                self._show(watcher, event)
-        return lambda: self._drop(watcher)
-
-    def follow(self, since: int = 0, timeout: float | None = None) -> Iterator[Event]:
-        """Events from `since` on until the run ends; raises TimeoutError if none comes for `timeout` seconds."""
-        while True:
-            with self._grown:
-                if not self._grown.wait_for(lambda at=since: len(self._events) > at or self._ended, timeout):
-                    raise TimeoutError(f"run {self.run_id} was silent for {timeout} seconds")
-                new, ended = self._events[since:], self._ended
-            yield from new
-            since += len(new)
-            if ended:
-                return
-
-    @property
-    def events(self) -> tuple[Event, ...]:
-        with self._grown:
-            return tuple(self._events)
-
-    @property
-    def is_ended(self) -> bool:
-        return self._ended
-
-    def _show(self, watcher: Watcher, event: Event) -> None:
-        try:
-            watcher(event)
-        except Exception:
-            self._drop(watcher)
-
-    def _drop(self, watcher: Watcher) -> None:
-        with self._grown:
-            if watcher in self._watchers:
-                self._watchers.remove(watcher)
 
 
 @dataclass(slots=True)

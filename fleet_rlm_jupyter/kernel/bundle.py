@@ -9,8 +9,8 @@ from typing import Any
 from pydantic import JsonValue
 
 from fleet_rlm_jupyter.domain.events import PREVIEW_BYTES, Event, preview
+from fleet_rlm_jupyter.domain.masking import Mask
 from fleet_rlm_jupyter.domain.session import Run
-from fleet_rlm_jupyter.kernel.masking import Mask
 
 MIME = "application/vnd.fleet-rlm.run+json"
 SCHEMA = 1

@@ -12,14 +12,14 @@ from typing import Any
 from pydantic import JsonValue, ValidationError
 
 from fleet_rlm_jupyter.domain.calls import CallTree, fold
+from fleet_rlm_jupyter.domain.context import Context
 from fleet_rlm_jupyter.domain.errors import BadRequest, ErrorText
 from fleet_rlm_jupyter.domain.events import Event, Limits, RunStatus, Usage
 from fleet_rlm_jupyter.domain.lines import found_so_far
+from fleet_rlm_jupyter.domain.masking import Mask
+from fleet_rlm_jupyter.domain.question import Mode
 from fleet_rlm_jupyter.domain.session import Run
-from fleet_rlm_jupyter.engine.ask import Mode
-from fleet_rlm_jupyter.engine.contexts import Context
 from fleet_rlm_jupyter.kernel.bundle import MIME, run_json
-from fleet_rlm_jupyter.kernel.masking import Mask
 from fleet_rlm_jupyter.kernel.page import as_html, as_text
 from fleet_rlm_jupyter.kernel.variables import as_context
 from fleet_rlm_jupyter.settings import load

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import sys
 import threading
 import time
 import traceback
@@ -95,6 +96,8 @@ class FleetMagics(Magics):
         if given.out:
             self.shell.user_ns[given.out] = result
         lines.end(result)
+        if result.run.not_kept:
+            print(handle.mask(f"this run is not kept: {fleet.terminal.clean(result.run.not_kept)}"), file=sys.stderr)
         if is_interrupted:
             kept = f"; what was found is in {given.out}" if given.out else ""
             raise FleetInterrupted(f"interrupted: run {handle.run_id} was cancelled{kept}")
@@ -160,7 +163,7 @@ class FleetMagics(Magics):
 
     def _doctor(self, words: list[str]) -> None:
         bench = _notebook().bench()
-        mask = fleet.kernel.masking.Mask.of(bench.settings)
+        mask = fleet.domain.masking.Mask.of(bench.settings)
         for check in bench.check():
             print(mask(f"{'✓' if check.is_good else '✗'} {check.name}: {check.text}"))
             if check.hint:
@@ -180,7 +183,7 @@ class FleetMagics(Magics):
             self._set(book, words[0], " ".join(words[1:]).removeprefix("=").strip())
         else:
             bench = book.bench()
-            _print_settings(bench, fleet.kernel.masking.Mask.of(bench.settings), only=words[0] if words else None)
+            _print_settings(bench, fleet.domain.masking.Mask.of(bench.settings), only=words[0] if words else None)
 
     def _set(self, book: Any, name: str, value: str) -> None:
         if name.endswith("api_key") or name.startswith("provider_keys"):
@@ -259,7 +262,7 @@ def _tree_as_html(tree: Any) -> str:
 
 def _mask() -> Any:
     """What hides the keys in force; without readable settings, what looks like a key."""
-    mask = fleet.kernel.masking.Mask
+    mask = fleet.domain.masking.Mask
     try:
         return mask.of(_notebook().bench().settings)
     except fleet.FleetError:

@@ -7,8 +7,8 @@ from html import escape
 
 from fleet_rlm_jupyter.domain.calls import Call, CallTree
 from fleet_rlm_jupyter.domain.lines import found_so_far
+from fleet_rlm_jupyter.domain.masking import Mask
 from fleet_rlm_jupyter.domain.session import Run
-from fleet_rlm_jupyter.kernel.masking import Mask
 from fleet_rlm_jupyter.terminal import clean, spend
 
 MOST_CHILDREN = 24

@@ -24,8 +24,9 @@ from typing import Any, cast
 
 from pydantic import BaseModel
 
+from fleet_rlm_jupyter.domain.context import Context, Manifest, Value
 from fleet_rlm_jupyter.domain.errors import BadRequest
-from fleet_rlm_jupyter.engine.contexts import Context, Manifest, Value, read_context
+from fleet_rlm_jupyter.engine.contexts import read_context
 from fleet_rlm_jupyter.settings import ContextSettings
 
 

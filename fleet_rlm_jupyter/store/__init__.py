@@ -1,1 +1,17 @@
-"""What survives a process: runs and their events, in SQLite."""
+"""What survives a process: sessions, runs and their events, in SQLite or PostgreSQL.
+
+Its modules import SQLAlchemy and come in when they are used: a run starts without waiting for them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_MODULES = {"allocations", "archive", "contexts", "exports", "journal", "runs", "sessions", "store"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,23 +4,60 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from fleet_rlm_jupyter.domain.errors import KeyReused, StoreFailed
 from fleet_rlm_jupyter.domain.events import Event
-from fleet_rlm_jupyter.store.archive import Archive
-from fleet_rlm_jupyter.store.database import StoreFailed
+from fleet_rlm_jupyter.domain.session import Turn
+
+if TYPE_CHECKING:  # it imports SQLAlchemy, which the journal's thread does
+    from fleet_rlm_jupyter.store.archive import Archive
 
 Deliver = Callable[[Event], None]
 Lost = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class _Accepted:
+class Acceptance:
+    """A run that is to be kept. `key` with `scope` (a session, or none) names the request whose text is `digest`."""
+
     run_id: str
     session_id: str
     question: str
     at: float
+    owner: str = "local"
+    key: str | None = None
+    scope: str = ""
+    digest: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FullValue:
+    """A value of which an event shows a preview."""
+
+    run_id: str
+    call_id: str
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Accept:
+    given: Acceptance
     lost: Lost
+    accepted: Future[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Write:
+    event: Event
+    deliver: Deliver
+    turn: Turn | None
+
+
+_Item = _Accept | _Write | FullValue
 
 
 class Journal:
@@ -34,21 +71,32 @@ class Journal:
         """`archive` opens the store; it is called in the journal's thread, since importing and migrating take time."""
         self._open = archive
         self._archive: Archive | None = None
-        self._waiting: list[_Accepted | tuple[Event, Deliver]] = []
+        self._waiting: list[_Item] = []
         self._kept: dict[str, Lost] = {}
         self._is_closed = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="fleet-journal", daemon=True)
         self._thread.start()
 
-    def accept(self, run_id: str, session_id: str, question: str, at: float, lost: Lost) -> None:
-        """Keep that run from here on. Returns at once."""
-        self._put(_Accepted(run_id, session_id, question, at, lost))
+    def accept(self, given: Acceptance, lost: Lost) -> Future[str]:
+        """Keep that run from here on. Returns at once; the future is the id of the run that its key stands for.
 
-    def write(self, event: Event, deliver: Deliver) -> None:
-        """Commit `event`, then `deliver` it; only deliver it where its run is not kept. Returns at once."""
-        if not self._put((event, deliver)):
+        The future raises KeyReused, after which the run is not kept; it is the run's own id where the store fails.
+        """
+        accepted: Future[str] = Future()
+        if not self._put(_Accept(given, lost, accepted)):
+            lost("the journal is closed")
+            accepted.set_result(given.run_id)
+        return accepted
+
+    def write(self, event: Event, deliver: Deliver, turn: Turn | None = None) -> None:
+        """Commit `event`, a run's end with its `turn`, then `deliver` it; only deliver it where its run is not kept."""
+        if not self._put(_Write(event, deliver, turn)):
             deliver(event)
+
+    def keep(self, value: FullValue) -> None:
+        """Commit the value behind a preview. Returns at once."""
+        self._put(value)
 
     def close(self, timeout: float = 5.0) -> bool:
         """Finish what is waiting; False if that took more than `timeout` seconds."""
@@ -58,7 +106,7 @@ class Journal:
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
-    def _put(self, item: _Accepted | tuple[Event, Deliver]) -> bool:
+    def _put(self, item: _Item) -> bool:
         with self._changed:
             if self._is_closed:
                 return False
@@ -76,20 +124,22 @@ class Journal:
                     return
                 self._commit(batch)
         finally:
-            # Also after a defect of ours: nobody may wait for an event that no thread will deliver.
+            # Also after a defect of ours: nobody may wait for what no thread will do.
             with self._changed:
                 self._is_closed = True
                 left, self._waiting = self._waiting, []
             self._deliver(left)
 
-    def _commit(self, batch: list[_Accepted | tuple[Event, Deliver]]) -> None:
+    def _commit(self, batch: list[_Item]) -> None:
         try:
             for item in batch:
-                if isinstance(item, _Accepted):
+                if isinstance(item, _Accept):
                     self._accept(item)
-            events = [item[0] for item in batch if not isinstance(item, _Accepted) and item[0].run_id in self._kept]
             if self._archive is not None:
-                self._archive.append(events)
+                writes = [item for item in batch if isinstance(item, _Write) and item.event.run_id in self._kept]
+                turns = {item.event.run_id: item.turn for item in writes if item.turn is not None}
+                values = [item for item in batch if isinstance(item, FullValue) and item.run_id in self._kept]
+                self._archive.append([item.event for item in writes], turns, values)
         except StoreFailed as err:
             self._archive = None
             for lost in self._kept.values():
@@ -98,15 +148,26 @@ class Journal:
         finally:
             self._deliver(batch)
 
-    def _accept(self, item: _Accepted) -> None:
-        self._kept[item.run_id] = item.lost
+    def _accept(self, item: _Accept) -> None:
+        self._kept[item.given.run_id] = item.lost
         if self._archive is None:
             self._archive = self._open()
-        self._archive.accept(item.run_id, item.session_id, item.question, item.at)
+        try:
+            stands_for = self._archive.accept(item.given)
+        except KeyReused as err:
+            del self._kept[item.given.run_id]
+            item.accepted.set_exception(err)
+            return
+        if stands_for != item.given.run_id:
+            del self._kept[item.given.run_id]
+        item.accepted.set_result(stands_for)
 
-    def _deliver(self, batch: list[_Accepted | tuple[Event, Deliver]]) -> None:
+    def _deliver(self, batch: list[_Item]) -> None:
         for item in batch:
-            if not isinstance(item, _Accepted):
-                item[1](item[0])
-                if item[0].fact.type == "run.ended":
-                    self._kept.pop(item[0].run_id, None)
+            if isinstance(item, _Accept):
+                if not item.accepted.done():
+                    item.accepted.set_result(item.given.run_id)
+            elif isinstance(item, _Write):
+                item.deliver(item.event)
+                if item.event.fact.type == "run.ended":
+                    self._kept.pop(item.event.run_id, None)

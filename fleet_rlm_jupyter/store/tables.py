@@ -2,39 +2,101 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Column, Float, ForeignKey, Integer, MetaData, Table, Text
+from sqlalchemy import BigInteger, Column, Float, ForeignKey, Index, Integer, MetaData, Table, Text, UniqueConstraint
 
 METADATA = MetaData()
 
+
+def _text(name: str, default: str | None = None) -> Column[str]:
+    return Column(name, Text, nullable=False, server_default=default)
+
+
+def _key(name: str, refers_to: str | None = None) -> Column[str]:
+    return Column(name, Text, *([ForeignKey(refers_to)] if refers_to else []), primary_key=True)
+
+
 SESSIONS = Table(
-    "sessions", METADATA, Column("session_id", Text, primary_key=True), Column("created_at", Float, nullable=False)
+    "sessions",
+    METADATA,
+    _key("session_id"),
+    Column("created_at", Float, nullable=False),
+    _text("owner", "local"),
+    _text("title", ""),
+    Column("updated_at", Float, nullable=False, server_default="0"),
+    Column("archived_at", Float),
+    Index("ix_sessions_owner_updated_at", "owner", "updated_at"),
 )
 RUNS = Table(
     "runs",
     METADATA,
-    Column("run_id", Text, primary_key=True),
-    Column("session_id", Text, ForeignKey("sessions.session_id"), nullable=False),
-    Column("question", Text, nullable=False),
-    Column("owner", Text, nullable=False),
+    _key("run_id"),
+    Column("session_id", Text, ForeignKey("sessions.session_id"), nullable=False, index=True),
+    _text("question"),
+    _text("process"),
     Column("started_at", Float, nullable=False, index=True),
     Column("ended_at", Float),
     Column("status", Text),
+    _text("owner", "local"),
 )
 EVENTS = Table(
     "events",
     METADATA,
-    Column("run_id", Text, ForeignKey("runs.run_id"), primary_key=True),
+    _key("run_id", "runs.run_id"),
     Column("seq", Integer, primary_key=True),
-    Column("line", Text, nullable=False),
+    _text("line"),
     sqlite_with_rowid=False,
 )
-CONTENTS = Table("contents", METADATA, Column("digest", Text, primary_key=True), Column("text", Text, nullable=False))
+CONTENTS = Table("contents", METADATA, _key("digest"), _text("text"))
 VALUES = Table(
     "values",
     METADATA,
-    Column("run_id", Text, ForeignKey("runs.run_id"), primary_key=True),
-    Column("call_id", Text, primary_key=True),
-    Column("name", Text, primary_key=True),
+    _key("run_id", "runs.run_id"),
+    _key("call_id"),
+    _key("name"),
     Column("digest", Text, ForeignKey("contents.digest"), nullable=False),
 )
-META = Table("meta", METADATA, Column("name", Text, primary_key=True), Column("value", Text, nullable=False))
+META = Table("meta", METADATA, _key("name"), _text("value"))
+TURNS = Table(
+    "turns",
+    METADATA,
+    _key("turn_id"),
+    Column("session_id", Text, ForeignKey("sessions.session_id"), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("run_id", Text, nullable=False, index=True),
+    _text("message"),
+    _text("run"),
+    Column("at", Float, nullable=False),
+    UniqueConstraint("session_id", "number", name="uq_turns_session_id_number"),
+)
+KEYS = Table("keys", METADATA, _key("owner"), _key("session_id"), _key("key"), _text("digest"), _text("run_id"))
+FEEDBACK = Table(
+    "feedback",
+    METADATA,
+    _key("turn_id", "turns.turn_id"),
+    Column("rating", Integer, nullable=False),
+    _text("expected"),
+    _text("comment"),
+    Column("at", Float, nullable=False),
+)
+ARTIFACTS = Table(
+    "artifacts",
+    METADATA,
+    _key("run_id", "runs.run_id"),
+    Column("seq", Integer, primary_key=True),
+    Column("session_id", Text, nullable=False, index=True),
+    Column("call_id", Text),
+    _text("path"),
+    Column("bytes", BigInteger, nullable=False),
+    _text("sha256"),
+    Column("at", Float, nullable=False),
+)
+ALLOCATIONS = Table(
+    "allocations",
+    METADATA,
+    _key("allocation_id"),
+    Column("sandbox_id", Text, nullable=False, index=True),
+    _text("labels"),
+    _text("state"),
+    _text("process"),
+    Column("created_at", Float, nullable=False),
+)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import tempfile
 import time
-from pathlib import Path
 
 from fleet_rlm_jupyter.domain.calls import fold
 from fleet_rlm_jupyter.domain.events import CallText, Event
 from fleet_rlm_jupyter.store.archive import Archive
 from fleet_rlm_jupyter.store.database import Database
-from fleet_rlm_jupyter.store.journal import Journal
+from fleet_rlm_jupyter.store.journal import Acceptance, Journal
+from fleet_rlm_jupyter.store.runs import StoredRuns
 
 COUNT = 100_000
 
@@ -23,12 +23,12 @@ def measure() -> tuple[float, float]:
         for seq in range(COUNT)
     ]
     with tempfile.TemporaryDirectory() as folder:
-        database = Database(Path(folder, "fleet.db"))
+        database = Database(f"sqlite:///{folder}/fleet.db")
         archive = Archive(database)
         begun = time.perf_counter()
         journal = Journal(lambda: archive)
         lost: list[str] = []
-        journal.accept("r-1", "s-1", "q", 1.0, lost.append)
+        journal.accept(Acceptance("r-1", "s-1", "q", 1.0), lost.append)
         for event in events:
             journal.write(event, lambda _: None)
         is_all = journal.close(60)
@@ -36,7 +36,7 @@ def measure() -> tuple[float, float]:
         assert is_all
         assert not lost
         begun = time.perf_counter()
-        fold(archive.events("r-1"))
+        fold(StoredRuns(database, "local").events("r-1"))
         replayed = time.perf_counter() - begun
         database.close()
     return COUNT / appended, replayed

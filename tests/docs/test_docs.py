@@ -14,7 +14,7 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
 from fleet_rlm_jupyter.domain import errors, events
-from fleet_rlm_jupyter.domain.errors import EndsRun, ErrorText, FleetError, ForModel, ForUser, SandboxError
+from fleet_rlm_jupyter.domain.errors import EndsRun, ErrorText, FleetError, ForModel, ForUser, SandboxError, StoreFailed
 from fleet_rlm_jupyter.settings import ALSO, Settings, describe, variable
 
 ROOT = Path(__file__).parents[2]
@@ -79,6 +79,7 @@ FAMILIES = {
     EndsRun: "Ends the run, whatever generated code does with it.",
     ForUser: "The caller must change something; mostly said before any work.",
     SandboxError: "Something about the machine under the code.",
+    StoreFailed: "Something about what is kept.",
     FleetError: "",
 }
 

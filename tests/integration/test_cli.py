@@ -171,7 +171,11 @@ def test_the_doctor_says_what_is_configured_from_where_and_whether_it_works(flee
     code, out, _ = fleet("doctor", "--json", "--set", "budget.seconds=60")
     assert code == 0
     said = json.loads(out)
-    assert [(check["name"], check["ok"]) for check in said["checks"]] == [("model", True), ("sandbox", True)]
+    assert [(check["name"], check["ok"]) for check in said["checks"]] == [
+        ("model", True),
+        ("sandbox", True),
+        ("store", True),
+    ]
     assert "not a language model" in said["checks"][0]["text"]
     assert "no model, key or local server was found" in said["checks"][0]["text"]
     settings = {row["name"]: (row["value"], row["source"]) for row in said["settings"]}

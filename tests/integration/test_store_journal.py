@@ -7,21 +7,23 @@ import sqlite3
 import pytest
 import sqlalchemy as sa
 
+from fleet_rlm_jupyter.domain.errors import StoreFailed
 from fleet_rlm_jupyter.domain.events import Event, Log, RunEnded
 from fleet_rlm_jupyter.store.archive import Archive
-from fleet_rlm_jupyter.store.database import Database, StoreFailed
-from fleet_rlm_jupyter.store.journal import Journal
+from fleet_rlm_jupyter.store.database import Database
+from fleet_rlm_jupyter.store.journal import Acceptance, Journal
+from fleet_rlm_jupyter.store.runs import StoredRuns
 
 
 @pytest.fixture
 def database(tmp_path):
-    opened = Database(tmp_path / "fleet.db")
+    opened = Database(f"sqlite:///{tmp_path}/fleet.db")
     yield opened
     opened.close()
 
 
 def run(journal: Journal, seen: list[Event], lost: list[str], run_id: str = "r-1", count: int = 50) -> None:
-    journal.accept(run_id, "s-1", "q", 1.0, lost.append)
+    journal.accept(Acceptance(run_id, "s-1", "q", 1.0), lost.append)
     for seq in range(count):
         fact = RunEnded(status="done") if seq == count - 1 else Log(level="info", text="x" * 200)
         event = Event(seq=seq, at=seq, session_id="s-1", run_id=run_id, call_id=None, fact=fact)
@@ -33,7 +35,7 @@ def test_what_is_delivered_is_committed(database, tmp_path):
     other = sqlite3.connect(tmp_path / "fleet.db", check_same_thread=False)
     kept = []
     journal = Journal(lambda: archive)
-    journal.accept("r-1", "s-1", "q", 1.0, lambda why: None)
+    journal.accept(Acceptance("r-1", "s-1", "q", 1.0), lambda why: None)
     for seq in range(50):
         fact = Log(level="info", text="x")
         event = Event(seq=seq, at=seq, session_id="s-1", run_id="r-1", call_id=None, fact=fact)
@@ -47,7 +49,7 @@ def test_what_is_delivered_is_committed(database, tmp_path):
 
 @pytest.mark.parametrize("what", ["disk I/O error", "database or disk is full", "database is locked"])
 @pytest.mark.parametrize("moment", range(1, 8))
-def test_a_fault_at_any_statement_loses_no_event_and_is_said_once(database, what, moment):
+def test_a_fault_at_any_statement_loses_no_event_and_is_said_once(database, tmp_path, what, moment):
     count = 0
 
     def fault(*_) -> None:
@@ -65,7 +67,7 @@ def test_a_fault_at_any_statement_loses_no_event_and_is_said_once(database, what
     assert [event.seq for event in seen] == list(range(50))
     assert len(lost) == (count >= moment)
     assert all(what in why for why in lost)
-    with sqlite3.connect(database.path) as plain:
+    with sqlite3.connect(tmp_path / "fleet.db") as plain:
         assert plain.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         stored = [row[0] for row in plain.execute("SELECT seq FROM events ORDER BY seq")]
     assert stored == list(range(len(stored)))
@@ -88,12 +90,14 @@ def test_a_store_that_cannot_be_opened_is_said_and_the_next_run_is_kept(database
     run(journal, seen, lost, "r-2", count=5)
     assert journal.close()
     assert (len(seen), lost) == (6, ["no store today"])
-    assert len(list(Archive(database).lines("r-2"))) == 5
+    assert len(list(StoredRuns(database, "local").lines("r-2"))) == 5
 
 
 def test_a_closed_journal_still_delivers(database):
     seen = []
     journal = Journal(lambda: Archive(database))
     assert journal.close()
-    run(journal, seen, [])
+    lost = []
+    run(journal, seen, lost)
     assert len(seen) == 50
+    assert lost == ["the journal is closed"]

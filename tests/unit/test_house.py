@@ -25,7 +25,7 @@ READS_ENVIRONMENT = {
 }
 CATCHES_EVERYTHING = {
     "engine/run.py",  # whatever happens, a run ends with its one run.ended
-    "engine/recorder.py",  # a watcher that fails is dropped
+    "engine/trace.py",  # a watcher that fails is dropped
     "sandbox/guest.py",  # generated code may raise anything
     "localdaytona/app.py",  # an error becomes a status code
     "server/socket.py",

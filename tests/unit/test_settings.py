@@ -15,7 +15,7 @@ NUMBERS = [
     "budget.calls", "budget.sub_calls", "budget.tokens", "budget.cost", "budget.seconds",
     "budget.depth", "budget.sandboxes", "budget.siblings", "budget.batch", "sandbox.memory_mb", "sandbox.cell_seconds",
     "sandbox.output_chars", "context.max_mb", "context.max_files", "sandbox.cpu", "sandbox.memory_gb",
-    "sandbox.disk_gb", "sandbox.auto_stop_minutes",
+    "sandbox.disk_gb", "sandbox.auto_stop_minutes", "store.retention_days",
 ]  # fmt: skip
 
 
@@ -74,6 +74,7 @@ def test_every_setting_can_come_from_its_variable(name, folder):
         "api_base": "http://x/v1",
         "sandbox.env": "A=1",
         "sandbox.warm": "3",
+        "store.url": "sqlite:////tmp/x/fleet.db",
     }
     text = plain.get(name) or ("1000" if name in NUMBERS else "true")
     environ = {"DAYTONA_API_KEY": "k", "DAYTONA_API_URL": "https://y/api", variable(name): text}

@@ -7,7 +7,16 @@ import inspect
 import pytest
 
 from fleet_rlm_jupyter.domain import errors
-from fleet_rlm_jupyter.domain.errors import BadPath, EndsRun, ErrorText, FleetError, ForModel, ForUser, SandboxError
+from fleet_rlm_jupyter.domain.errors import (
+    BadPath,
+    EndsRun,
+    ErrorText,
+    FleetError,
+    ForModel,
+    ForUser,
+    SandboxError,
+    StoreFailed,
+)
 
 ALL = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, FleetError)]
 
@@ -17,7 +26,8 @@ def test_every_error_has_a_code_of_its_own_a_sentence_and_a_place_in_the_tree(ki
     assert [other for other in ALL if other.code == kind.code] == [kind]
     assert kind.__doc__
     assert kind.__name__ in (errors.__doc__ or ""), "the tree is drawn in the module's docstring"
-    families = [family for family in (ForModel, EndsRun, ForUser, SandboxError) if issubclass(kind, family)]
+    roots = (ForModel, EndsRun, ForUser, SandboxError, StoreFailed)
+    families = [family for family in roots if issubclass(kind, family)]
     assert len(families) == (0 if kind is FleetError else 1)
     again = type(kind("text", "hint"))("text", "hint")
     assert (again.text, again.hint, str(again)) == ("text", "hint", "text (hint)")

@@ -9,9 +9,9 @@ import pytest
 from fleet_rlm_jupyter.domain.calls import fold
 from fleet_rlm_jupyter.domain.errors import ErrorText
 from fleet_rlm_jupyter.domain.events import CallEnded, CallStarted, CallText, Event, RunEnded
+from fleet_rlm_jupyter.domain.masking import STARS, Mask
 from fleet_rlm_jupyter.domain.session import Run
 from fleet_rlm_jupyter.kernel.bundle import MOST_BYTES, run_json
-from fleet_rlm_jupyter.kernel.masking import STARS, Mask
 from fleet_rlm_jupyter.kernel.page import as_html, as_text
 
 DATA = Path(__file__).parents[2] / "data"

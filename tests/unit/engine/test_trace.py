@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from fleet_rlm_jupyter.domain.events import Log, RunEnded
-from fleet_rlm_jupyter.engine.recorder import Trace
+from fleet_rlm_jupyter.engine.trace import Trace
 
 
 def log(text: str) -> Log:

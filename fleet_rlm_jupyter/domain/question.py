@@ -1,0 +1,57 @@
+"""What the verbs take and give: a question, and what a check found."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from fleet_rlm_jupyter.domain.context import Context, Value
+
+Mode = Literal["auto", "rlm_only", "direct"]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What `ask` is asked: over a `context`, or over `paths` and URLs. `recipe` and `slots` correct a recipe.
+
+    `session_id` puts it into a conversation, whose earlier turns the model then sees. In a session of which a run goes
+    on, `when_busy` refuses it or queues it behind that run. The same `key` never runs twice in a session.
+    """
+
+    text: str
+    paths: Sequence[str | Path] = ()
+    context: Value | Context | None = None
+    mode: Mode = "auto"
+    recipe: str | None = None
+    slots: Mapping[str, str] = field(default_factory=dict[str, str])
+    session_id: str | None = None
+    key: str | None = None
+    when_busy: Literal["refuse", "queue"] = "refuse"
+
+    def digest(self) -> str:
+        """What tells one question from another under the same key."""
+        context = self.context.value if isinstance(self.context, Context) else self.context
+        if context is not None:
+            pairs = [("", context)] if isinstance(context, str) else sorted(context.items())
+            hashed = hashlib.sha256()
+            for text in (part for pair in pairs for part in pair):
+                raw = text.encode("utf-8", "replace")
+                hashed.update(f"{len(raw)} ".encode() + raw)
+            context = hashed.hexdigest()
+        paths, slots = [str(path) for path in self.paths], sorted(self.slots.items())
+        asked = [self.text, paths, context, self.mode, self.recipe, slots]
+        return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing looked at: whether it works, what was seen, and the next step."""
+
+    name: str
+    is_good: bool
+    text: str
+    hint: str = ""

@@ -1,0 +1,92 @@
+"""Everything that is kept under one URL, opened when it is first needed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+from fleet_rlm_jupyter.domain.errors import StoreFailed
+from fleet_rlm_jupyter.settings import StoreSettings, data_folder
+from fleet_rlm_jupyter.store.allocations import StoredAllocations
+from fleet_rlm_jupyter.store.archive import Archive
+from fleet_rlm_jupyter.store.database import Database
+from fleet_rlm_jupyter.store.runs import StoredRuns
+from fleet_rlm_jupyter.store.sessions import StoredSessions
+
+DAY_SECONDS = 86_400
+TENDED_SECONDS = 3600
+
+
+class Store:
+    """Opened by whoever comes first, in their thread; thread-safe. Every method raises StoreFailed where it must open.
+
+    Opening marks the runs of dead processes as failed and forgets those that are older than `retention_days`; so does
+    every hour of use.
+    """
+
+    def __init__(self, settings: StoreSettings) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._opened: Database | None = None
+        self._tended = 0.0
+
+    def database(self) -> Database:
+        """The database as it was opened first; opened anew where its file was replaced since."""
+        with self._lock:
+            if self._opened is not None:
+                try:
+                    self._opened.check()
+                except StoreFailed:
+                    self._opened.close()
+                    self._opened = None
+            if self._opened is None:
+                self._opened = self._open()
+            elif time.monotonic() - self._tended > TENDED_SECONDS:
+                self._tend(self._opened)
+            return self._opened
+
+    def archive(self) -> Archive:
+        return Archive(self.database())
+
+    def runs(self, owner: str) -> StoredRuns:
+        return StoredRuns(self.database(), owner)
+
+    def sessions(self, owner: str) -> StoredSessions:
+        return StoredSessions(self.database(), owner)
+
+    def allocations(self) -> StoredAllocations:
+        return StoredAllocations(self.database)
+
+    def close(self) -> None:
+        with self._lock:
+            if self._opened is not None:
+                self._opened.close()
+                self._opened = None
+
+    def _open(self) -> Database:
+        database = Database(url_of(self._settings))
+        try:
+            self._tend(database)
+        except StoreFailed:
+            database.close()
+            raise
+        return database
+
+    def _tend(self, database: Database) -> None:
+        self._tended = time.monotonic()
+        archive = Archive(database)
+        archive.mark_interrupted()
+        if self._settings.retention_days is not None:
+            archive.prune(time.time() - self._settings.retention_days * DAY_SECONDS)
+
+
+def url_of(settings: StoreSettings) -> str:
+    """`store.url`, or the file in the Jupyter data folder."""
+    return settings.url or f"sqlite:///{data_folder() / 'fleet.db'}"
+
+
+def folder_of(settings: StoreSettings) -> Path:
+    """What is kept beside the store: the folder of its file, or ours in the Jupyter data folder."""
+    url = settings.url or ""
+    return Path(url.removeprefix("sqlite:///")).parent if url.startswith("sqlite:///") else data_folder()

@@ -1,0 +1,119 @@
+"""What all users of one Workbench share: settings, models, sandboxes, the store, and the runs that go on."""
+
+from __future__ import annotations
+
+import threading
+
+from fleet_rlm_jupyter import store
+from fleet_rlm_jupyter.domain.masking import Mask
+from fleet_rlm_jupyter.domain.ports import Sandboxes
+from fleet_rlm_jupyter.domain.session import new_id
+from fleet_rlm_jupyter.engine.models import Models, resolve
+from fleet_rlm_jupyter.sandbox.daytona import DaytonaSandboxes
+from fleet_rlm_jupyter.settings import Loaded, Settings, secrets_of
+from fleet_rlm_jupyter.store.journal import Journal
+from fleet_rlm_jupyter.verbs.live import LiveRun
+
+
+class House:
+    """Built once and handed to every view of the Workbench. Thread-safe; whoever made it closes it."""
+
+    def __init__(self, loaded: Loaded, sandboxes: Sandboxes | None, models: Models | None) -> None:
+        self.loaded = loaded
+        self.mask = mask_of(loaded.settings)
+        self.lock = threading.RLock()
+        self.starting = threading.Lock()
+        self.keys: dict[tuple[str, str, str], tuple[str, str]] = {}
+        self.runs: dict[str, LiveRun] = {}
+        self._given_sandboxes = sandboxes
+        self._sandboxes: dict[bool, Sandboxes] = {}
+        self._models = models
+        self._store: store.store.Store | None = None
+        self._journal: Journal | None = None
+        self._sessions: dict[str, str] = {}
+
+    @property
+    def settings(self) -> Settings:
+        return self.loaded.settings
+
+    def models(self) -> Models:
+        """The models in force, resolved once. Raises BadSettings."""
+        with self.lock:
+            if self._models is None:
+                self._models = resolve(self.loaded)
+            return self._models
+
+    def sandboxes(self, *, trusted_code: bool = False) -> Sandboxes:
+        """Where generated code runs. `trusted_code` is for code that we wrote ourselves (offline recipes)."""
+        if self._given_sandboxes is not None:
+            return self._given_sandboxes
+        with self.lock:
+            if trusted_code not in self._sandboxes:
+                # The local server's sandboxes end with it: only a remote service needs a journal of them.
+                journal = self.store().allocations() if self.settings.daytona.api_key else None
+                made = DaytonaSandboxes(self.settings, journal, trusted_code=trusted_code)
+                self._sandboxes[trusted_code] = made
+            return self._sandboxes[trusted_code]
+
+    def store(self) -> store.store.Store:
+        """What is kept; it opens when it is first read or written."""
+        with self.lock:
+            if self._store is None:
+                self._store = store.store.Store(self.settings.store)
+            return self._store
+
+    def journal(self) -> Journal:
+        """What writes. The store is imported and opened in its thread: a run starts without waiting for it."""
+        with self.lock:
+            if self._journal is None:
+                self._journal = Journal(lambda: self.store().archive())
+            return self._journal
+
+    def session_id(self, owner: str) -> str:
+        """The conversation of what is asked without naming one."""
+        with self.lock:
+            return self._sessions.setdefault(owner, new_id("s"))
+
+    def find(self, run_id: str, owner: str) -> LiveRun | None:
+        """The run of that id if this process has it in memory: while it goes on, and where it is not kept."""
+        run = self.runs.get(run_id)
+        return run if run is not None and run.owner == owner else None
+
+    def over(self, run: LiveRun) -> None:
+        """The run has ended: from now on the store has it, or else we do."""
+        if not run.not_kept:
+            self.forget(run)
+
+    def forget(self, run: LiveRun) -> None:
+        with self.lock:
+            self.runs.pop(run.run_id, None)
+
+    def going_on(self, owner: str, session_id: str) -> list[LiveRun]:
+        """The runs of that session that have not finished, oldest first."""
+        with self.lock:
+            return [
+                run
+                for run in self.runs.values()
+                if run.owner == owner and run.session_id == session_id and not run.is_finished
+            ]
+
+    def close(self) -> None:
+        """Cancel what runs, end every sandbox, and finish writing."""
+        for run in list(self.runs.values()):
+            run.cancel()
+        with self.lock:
+            opened = list(self._sandboxes.values())
+            self._sandboxes.clear()
+            journal, self._journal = self._journal, None
+        for sandboxes in opened:
+            sandboxes.close()
+        if journal is not None:
+            journal.close()
+        with self.lock:
+            if self._store is not None:
+                self._store.close()
+
+
+def mask_of(settings: Settings) -> Mask:
+    """What hides every key in force."""
+    return Mask.of(settings, secrets_of(settings), home="")
