@@ -85,6 +85,15 @@ def doctor(settings: tuple[str, ...], as_json: bool) -> NoReturn:
 
 
 @app.command()
+@_settings_option
+@_json_option
+@_debug_option
+def smoke(settings: tuple[str, ...], as_json: bool) -> NoReturn:
+    """Try one sandbox from its creation to its end, phase by phase: here, or on Daytona when that is configured."""
+    sys.exit(_smoke(settings, as_json))
+
+
+@app.command()
 def recipes() -> None:
     """List the offline recipes and their slots."""
     for recipe in fleet.RECIPES.values():
@@ -184,6 +193,21 @@ def _doctor(settings: tuple[str, ...], as_json: bool) -> int:
     else:
         fleet.terminal.print_checks(checks, loaded)
     return 0 if all(check.is_good for check in checks) else 1
+
+
+def _smoke(settings: tuple[str, ...], as_json: bool) -> int:
+    bench = fleet.Workbench(fleet.settings.load(_overrides(settings)))
+    phases: list[Any] = []
+    try:
+        for phase in bench.smoke():
+            phases.append(phase)
+            if not as_json:
+                fleet.terminal.print_phase(phase)
+    finally:
+        bench.close()
+    if as_json:
+        click.echo(json.dumps(fleet.terminal.phases_as_json(phases), ensure_ascii=False))
+    return 0 if all(phase.is_good for phase in phases) else EXIT_CODES["failed"]
 
 
 def _report(err: Any) -> int:

@@ -19,9 +19,10 @@ from rich.tree import Tree
 from fleet_rlm_jupyter.domain.calls import Call, CallTree
 from fleet_rlm_jupyter.domain.events import BudgetSpent, Event
 from fleet_rlm_jupyter.domain.lines import found_so_far, progress_line
+from fleet_rlm_jupyter.domain.question import Check
 from fleet_rlm_jupyter.domain.session import Run
 from fleet_rlm_jupyter.settings import Loaded, describe, variable
-from fleet_rlm_jupyter.workbench import Check
+from fleet_rlm_jupyter.verbs.smoke import Phase
 
 MOST_CHILDREN = 24
 """Children of one node that are shown; the rest are counted."""
@@ -132,6 +133,33 @@ def print_checks(checks: Sequence[Check], loaded: Loaded) -> None:
         table.add_row(name, escape(value or "—"), escape(source), style="" if source != "default" else "dim")
     console.print(table)
     console.print(Text(f"\nSet one with {variable('NAME')}, a line of .env, or --set name=value.", style="dim"))
+
+
+def print_phase(phase: Phase) -> None:
+    """A phase of `fleet smoke` as it ends."""
+    mark, style = {"passed": ("✓", "green"), "failed": ("✗", "red"), "skipped": ("–", "dim")}[phase.status]
+    seconds = "" if phase.status == "skipped" else f"{phase.seconds:.2f} s"
+    console = _console()
+    line = Text.assemble((f"{mark} ", style), (f"{phase.name:<9}", "bold"), f"{seconds:>8}  ", clean(phase.text))
+    console.print(line, soft_wrap=True)
+    if phase.error and phase.error.hint:
+        console.print(Text(f"  next: {clean(phase.error.hint)}"), soft_wrap=True)
+
+
+def phases_as_json(phases: Sequence[Phase]) -> dict[str, Any]:
+    """The one object of `fleet smoke --json`."""
+    told = [
+        {
+            "name": phase.name,
+            "status": phase.status,
+            "seconds": round(phase.seconds, 3),
+            "text": phase.text,
+            "error": phase.error.model_dump() if phase.error else None,
+        }
+        for phase in phases
+    ]
+    is_good = all(phase.is_good for phase in phases)
+    return {"ok": is_good, "seconds": round(sum(phase.seconds for phase in phases), 3), "phases": told}
 
 
 def checks_as_json(checks: Sequence[Check], loaded: Loaded) -> dict[str, Any]:

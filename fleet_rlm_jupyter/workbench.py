@@ -25,6 +25,7 @@ from fleet_rlm_jupyter.verbs.house import House
 from fleet_rlm_jupyter.verbs.live import LiveRun
 from fleet_rlm_jupyter.verbs.runs import Runs
 from fleet_rlm_jupyter.verbs.sessions import Sessions
+from fleet_rlm_jupyter.verbs.smoke import Phase, smoke
 from fleet_rlm_jupyter.verbs.starting import Request, Starter
 
 LOCAL_OWNER = "local"
@@ -135,6 +136,10 @@ class Workbench:
     def check(self) -> list[Check]:
         """What is configured, from where, whether it works, and what to do next. Starts a sandbox and runs one cell."""
         return check_all(self._house)
+
+    def smoke(self) -> Iterator[Phase]:
+        """One sandbox from its creation to its end; each phase as it ends."""
+        return smoke(self._house)
 
     def close(self) -> None:
         """Cancel what runs, end every sandbox and finish writing; for all users."""

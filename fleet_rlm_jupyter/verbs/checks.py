@@ -22,7 +22,8 @@ def check_model(house: House) -> Check:
     except FleetError as err:
         return Check("model", False, err.text, err.hint)
     hint = "set FLEET_MODEL or a provider's key to ask open questions" if models.is_offline else ""
-    return Check("model", True, f"{models.label} — {models.source}", hint)
+    told = "" if models.is_offline else "; not called yet"
+    return Check("model", True, f"{models.label} — {models.source}{told}", hint)
 
 
 def check_sandbox(house: House) -> Check:
@@ -39,9 +40,9 @@ def check_sandbox(house: House) -> Check:
         return Check("sandbox", False, err.text, err.hint)
     text = f"{isolation.label}; a cell ran {time.monotonic() - begun:.1f} s after the call"
     if isolation.level == "L1" and not house.settings.sandbox.allow_unisolated:
-        hint = "model-written code is refused here until sandbox.allow_unisolated is set; " + isolation.reason
-        return Check("sandbox", False, text, hint)
-    return Check("sandbox", True, text, isolation.reason)
+        hint = "set sandbox.allow_unisolated to let code of a model run as you, or set up Daytona"
+        return Check("sandbox", False, f"{text}; model-written code is refused: {isolation.reason}", hint)
+    return Check("sandbox", True, text + (f" ({isolation.reason})" if isolation.reason else ""))
 
 
 def check_store(house: House) -> Check:

@@ -161,7 +161,7 @@ def test_debug_shows_the_traceback(tmp_path, monkeypatch, capfd):
 def test_help_names_every_command(fleet):
     code, out, _ = fleet("--help")
     assert code == 0
-    for command in ("ask", "doctor", "recipes", "localdaytona"):
+    for command in ("ask", "doctor", "smoke", "recipes", "localdaytona"):
         assert command in out
 
 

@@ -54,7 +54,7 @@ class PtyMachine:
         self.link.wait_ready(SECONDS)
 
     def send(self, data: bytes) -> None:
-        with self._sending:
+        with self._sending, contextlib.suppress(OSError):  # EIO: the guest is gone
             while data and not self._is_cut:
                 data = data[os.write(self._master, data) :]
 
@@ -87,7 +87,9 @@ class PtyMachine:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(SECONDS)
         self._reader.join(SECONDS)
-        os.close(self._master)
+        with self._sending:
+            self._is_cut = True  # a call may still be answered on a thread of its own
+            os.close(self._master)
         shutil.rmtree(self.home, ignore_errors=True)
 
     def _read(self) -> None:

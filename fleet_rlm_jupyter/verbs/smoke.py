@@ -1,0 +1,138 @@
+"""`fleet smoke`: one sandbox from its creation to its end, phase by phase, with what to do about a phase that fails."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from fleet_rlm_jupyter.domain.errors import ErrorText, FleetError
+from fleet_rlm_jupyter.domain.ports import Interpreter, Role
+from fleet_rlm_jupyter.domain.session import new_id
+from fleet_rlm_jupyter.verbs.house import House
+
+PHASES = {
+    "config": "`fleet doctor` shows every setting and where it comes from",
+    "create": "ask again; `fleet doctor` says how sandboxes are isolated here",
+    "state": "the REPL was replaced between two cells: raise sandbox.memory_mb, or look at the service's log",
+    "callback": "calls from the sandbox do not come back: look at proxies and firewalls that cut WebSockets",
+    "clean-up": "delete the sandbox by hand where they are listed; it would stop by itself when it is idle",
+}
+"""Every phase, and the next step where the error itself names none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """How one phase went; `error` says what is wrong and what to do where it failed."""
+
+    name: str
+    status: Literal["passed", "failed", "skipped"]
+    seconds: float
+    text: str
+    error: ErrorText | None = None
+
+    @property
+    def is_good(self) -> bool:
+        return self.status == "passed"
+
+
+class SmokeFailed(FleetError):
+    """A phase got another result than it must."""
+
+    code = "smoke_failed"
+
+
+def smoke(house: House) -> Iterator[Phase]:
+    """Run the phases and tell of each as it ends. After a failure only the clean-up of what was made still runs."""
+    return _Smoke(house).phases()
+
+
+class _Smoke:
+    def __init__(self, house: House) -> None:
+        self._house = house
+        self._repl: Interpreter | None = None
+        self._steps: dict[str, Callable[[], str]] = {
+            "config": self._config,
+            "create": self._create,
+            "state": self._state,
+            "callback": self._callback,
+            "clean-up": self._clean_up,
+        }
+
+    def phases(self) -> Iterator[Phase]:
+        has_failed = False
+        try:
+            for name, step in self._steps.items():
+                is_due = self._sandbox_id if name == "clean-up" else not has_failed
+                phase = _timed(name, step) if is_due else Phase(name, "skipped", 0, "not reached")
+                has_failed = has_failed or phase.status == "failed"
+                yield phase
+        finally:
+            self._shut_down()  # also when whoever reads the phases stops in the middle
+
+    def _config(self) -> str:
+        settings = self._house.settings
+        isolation = self._house.sandboxes(trusted_code=True).isolation
+        where = f" at {settings.daytona.api_url}" if isolation.level == "remote" else ""
+        return f"{isolation.label}{where}"
+
+    def _create(self) -> str:
+        made = self._house.sandboxes(trusted_code=True).open(Role(new_id("s"), new_id("r"), "smoke", 1))
+        self._repl = made
+        made.start()
+        return f"sandbox {made.sandbox_id}"
+
+    def _state(self) -> str:
+        token = new_id("t")
+        self._ran("kept = given", given=token)
+        _expect("the second cell", self._ran("print(kept)"), token)
+        return "a variable of the first cell was there in the second"
+
+    def _callback(self) -> str:
+        asked: list[str] = []
+
+        def answer(question: str) -> str:
+            asked.append(question)
+            return question[::-1]
+
+        assert self._repl is not None
+        self._repl.tools["smoke_answer"] = answer
+        _expect("the callback", self._ran("print(smoke_answer('abc') + smoke_answer(question='def'))"), "cbafed")
+        return f"{len(asked)} calls from the sandbox were answered here"
+
+    def _clean_up(self) -> str:
+        sandbox_id = self._sandbox_id
+        self._shut_down()
+        return f"sandbox {sandbox_id} was given back"
+
+    @property
+    def _sandbox_id(self) -> str:
+        return self._repl.sandbox_id if self._repl else ""
+
+    def _ran(self, code: str, **variables: str) -> str:
+        assert self._repl is not None
+        return str(self._repl.execute(code, variables) or "").strip()
+
+    def _shut_down(self) -> None:
+        repl, self._repl = self._repl, None
+        if repl is not None:
+            repl.shutdown()
+
+
+def _timed(name: str, step: Callable[[], str]) -> Phase:
+    begun = time.monotonic()
+    try:
+        text = step()
+    except FleetError as err:
+        error = ErrorText(code=err.code, text=err.text, hint=err.hint or PHASES[name])
+    except (RuntimeError, SyntaxError) as err:  # DSPy's, from the interpreter
+        error = ErrorText(code="sandbox_code_failed", text=str(err), hint=PHASES[name])
+    else:
+        return Phase(name, "passed", time.monotonic() - begun, text)
+    return Phase(name, "failed", time.monotonic() - begun, error.text, error)
+
+
+def _expect(what: str, got: str, wanted: str) -> None:
+    if got != wanted:
+        raise SmokeFailed(f"{what} said {got[:200]!r} instead of {wanted!r}")

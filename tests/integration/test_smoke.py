@@ -1,0 +1,129 @@
+"""`fleet smoke`: every phase, what a phase that fails says, and that nothing stays behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from contract.localdaytona_server import KEY, Server, start
+
+from fleet_rlm_jupyter import cli
+from fleet_rlm_jupyter.domain.ports import Interpreter, OnOutput, Role
+from fleet_rlm_jupyter.settings import Settings
+from fleet_rlm_jupyter.testing import UnisolatedSandboxes
+from fleet_rlm_jupyter.verbs.smoke import PHASES
+from fleet_rlm_jupyter.workbench import Workbench
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with tempfile.TemporaryDirectory() as data:
+        os.chmod(data, 0o755)
+        made = start(Path(data), "auto")
+        yield made
+        assert made.end() == 0
+
+
+@pytest.fixture
+def remote(server, tmp_path, monkeypatch, capfd):
+    """Runs `fleet smoke --json` against a server as against Daytona; returns (exit code, what it said)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(key: str = KEY, url: str = server.url) -> tuple[int, dict]:
+        given = ["--set", f"daytona.api_key={key}", "--set", f"daytona.api_url={url}"]
+        monkeypatch.setattr(sys, "argv", ["fleet", "smoke", "--json", *given])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return ended.value.code, json.loads(capfd.readouterr().out)
+
+    yield run
+    server.clear_faults()
+
+
+def statuses(said: dict) -> dict[str, str]:
+    return {phase["name"]: phase["status"] for phase in said["phases"]}
+
+
+def test_every_phase_passes_with_its_seconds_and_the_sandbox_is_gone(remote, server):
+    code, said = remote()
+    assert code == 0
+    assert said["ok"]
+    assert statuses(said) == dict.fromkeys(PHASES, "passed")
+    assert all(phase["seconds"] >= 0 and phase["error"] is None for phase in said["phases"])
+    assert said["seconds"] > 0
+    assert server.call("GET", "/api/sandbox")[1]["items"] == []
+
+
+def test_without_a_key_it_tries_the_local_server_and_prints_a_line_a_phase(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["fleet", "smoke"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines] == [["✓", name] for name in PHASES]
+    assert "Local — " in lines[0]
+
+
+REFUSED = {
+    "key": (lambda run, server: run(key="another-key-of-mine"), "bad_settings", "DAYTONA_API_KEY"),
+    "quota": (lambda run, server: server.fault("quota") and run(), "sandbox_unavailable", "lower budget.sandboxes"),
+    "address": (lambda run, server: run(url="http://127.0.0.1:9/api"), "sandbox_unavailable", "DAYTONA_API_URL"),
+}
+
+
+@pytest.mark.parametrize(("trial", "code", "hint"), REFUSED.values(), ids=REFUSED)
+def test_a_phase_that_fails_says_what_to_do_and_the_rest_is_not_tried(remote, server, trial: Callable, code, hint):
+    exit_code, said = trial(remote, server)
+    assert exit_code == 1
+    assert not said["ok"]
+    assert statuses(said) == {"config": "passed", "create": "failed", **dict.fromkeys(list(PHASES)[2:], "skipped")}
+    error = said["phases"][1]["error"]
+    assert error["code"] == code
+    assert hint in error["hint"]
+
+
+class Forgetful(UnisolatedSandboxes):
+    """Sandboxes whose REPL starts anew before each cell that begins with `start_of_cell`."""
+
+    def __init__(self, start_of_cell: str) -> None:
+        super().__init__()
+        self._start_of_cell = start_of_cell
+
+    def open(self, role: Role, on_output: OnOutput | None = None) -> Interpreter:
+        made = super().open(role, on_output)
+        execute = made.execute
+
+        def forgetful(code, variables=None):
+            if code.startswith(self._start_of_cell):
+                return execute("print('somebody else')")
+            return execute(code, variables)
+
+        made.execute = forgetful
+        return made
+
+
+@pytest.mark.parametrize(("cell", "failed"), [("print(kept)", "state"), ("print(smoke", "callback")])
+def test_a_wrong_result_fails_its_phase_and_the_sandbox_is_given_back_all_the_same(cell, failed):
+    home = Forgetful(cell)
+    phases = {phase.name: phase for phase in Workbench(Settings(), home).smoke()}
+    assert phases[failed].status == "failed"
+    assert phases[failed].error is not None
+    assert phases[failed].error.code == "smoke_failed"
+    assert phases[failed].error.hint == PHASES[failed]
+    assert phases["clean-up"].status == "passed"
+    assert home.live == 0
+
+
+def test_whoever_stops_in_the_middle_leaves_no_sandbox():
+    home = UnisolatedSandboxes()
+    phases = Workbench(Settings(), home).smoke()
+    assert [next(phases).name for _ in range(3)] == ["config", "create", "state"]
+    assert home.live == 1
+    phases.close()
+    assert home.live == 0
