@@ -162,7 +162,7 @@ def _ask(question: str, as_json: bool, given: dict[str, Any]) -> int:
     if ended.not_kept:
         click.echo(f"this run is not kept: {fleet.terminal.clean(ended.not_kept)}", err=True)
     if as_json:
-        click.echo(json.dumps(fleet.terminal.as_json(ended), ensure_ascii=False))
+        click.echo(json.dumps(fleet.terminal.as_json(ended, live.tree()), ensure_ascii=False))
     else:
         fleet.terminal.print_run(ended, live.tree())
     return EXIT_CODES[ended.status]

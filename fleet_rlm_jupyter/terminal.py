@@ -108,10 +108,11 @@ def print_error(text: str, hint: str) -> None:
         console.print(Text.assemble(("next:  ", "bold"), clean(hint)), soft_wrap=True)
 
 
-def as_json(run: Run) -> dict[str, Any]:
-    """The one object of `fleet ask --json`."""
+def as_json(run: Run, tree: CallTree) -> dict[str, Any]:
+    """The one object of `fleet ask --json`; where there is no answer, `found` is what was found so far."""
     shown = run.model_dump(mode="json", include={"answer", "status", "error", "usage", "run_id", "model", "sandbox"})
-    return {**shown, **run.outputs}
+    found = None if run.answer else found_so_far(tree)
+    return {**shown, **run.outputs, **({"found": found} if found else {})}
 
 
 def print_checks(checks: Sequence[Check], loaded: Loaded) -> None:

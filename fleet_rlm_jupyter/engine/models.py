@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 import urllib.error
 import urllib.request
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,9 +110,19 @@ def resolve(loaded: Loaded) -> Models:
 
 def find_local_model() -> Choice | None:
     """The first model of the first server that answers on a usual loopback port within 0.3 s, all asked at once."""
-    with ThreadPoolExecutor(len(LOCAL_SERVERS)) as pool:
-        found = list(pool.map(_probe, LOCAL_SERVERS, LOCAL_SERVERS.values()))
-    return next((choice for choice in found if choice), None)
+    found: dict[str, Choice | None] = {}
+
+    def ask(name: str, url: str) -> None:
+        found[name] = _probe(name, url)
+
+    # No pool: one that is left early would be waited for when the process ends.
+    asking = [threading.Thread(target=ask, args=server, daemon=True) for server in LOCAL_SERVERS.items()]
+    until = time.monotonic() + PROBE_SECONDS
+    for thread in asking:
+        thread.start()
+    for thread in asking:
+        thread.join(max(0.0, until - time.monotonic()))
+    return next((choice for name in LOCAL_SERVERS if (choice := found.get(name))), None)
 
 
 def _probe(name: str, url: str) -> Choice | None:

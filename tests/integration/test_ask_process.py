@@ -159,6 +159,15 @@ def test_what_was_found_is_kept_when_the_budget_is_used_up(tmp_path):
     assert "more than 2 LM calls" in " ".join(err.split())
 
 
+def test_what_was_found_is_in_the_json_too(tmp_path):
+    process = start(tmp_path, "--calls", "2", "--json")
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 3
+    said = json.loads(out)
+    assert (said["status"], said["answer"]) == ("over_budget", None)
+    assert said["found"]
+
+
 def test_the_reader_of_the_output_may_go_away(tmp_path):
     process = start(tmp_path)
     assert process.stdout is not None

@@ -161,6 +161,23 @@ def test_code_that_goes_around_our_tools_meets_the_same_limits(home):
     assert run.status in ("done", "over_budget")
 
 
+def test_threads_of_generated_code_that_swallow_every_refusal_spend_no_more(home):
+    greedy = code(
+        "import threading\n"
+        "def ask():\n"
+        "    for _ in range(9):\n"
+        "        try: llm_query(prompt='x')\n"
+        "        except BaseException: pass\n"
+        "threads = [threading.Thread(target=ask) for _ in range(20)]\n"
+        "for thread in threads: thread.start()\n"
+        "for thread in threads: thread.join()"
+    )
+    live, engine = start(lambda prompt: greedy if is_planner(prompt) else "y", home, calls=8)
+    run, _ = finish(live)
+    assert run.status == "over_budget"
+    assert engine.calls == run.usage.calls == 8
+
+
 def test_a_batch_runs_sixteen_at_a_time_by_default(home):
     def script(prompt: str) -> str:
         if not is_planner(prompt):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 from dspy.clients.backend_selection import select_backend
 from llmock.testing import LLMockServer
+from web import Silent, Web
 
 from fleet_rlm_jupyter.domain.errors import BadSettings
 from fleet_rlm_jupyter.engine import models
@@ -42,6 +44,19 @@ def test_a_server_on_loopback_comes_before_recipes(monkeypatch):
     assert chosen.api_base == f"{server.url}/v1"
     assert chosen.model.startswith("openai/")
     assert chosen.source == f"Ollama at {server.url}"
+
+
+def test_servers_that_are_silent_or_slow_cost_a_third_of_a_second_together(monkeypatch):
+    with Web() as slow, Silent() as silent:
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n"
+        slow.routes["/v1/models"] = slow.drip(head, b" ")
+        servers = {"Slow": slow.url, **{f"Silent {n}": f"http://127.0.0.1:{silent.port}" for n in range(3)}}
+        monkeypatch.setattr(models, "LOCAL_SERVERS", servers)
+        begun = time.monotonic()
+        assert models.find_local_model() is None
+        assert time.monotonic() - begun < models.PROBE_SECONDS + 0.5
+        assert silent.connects == 3
+        assert slow.asked
 
 
 def test_loopback_is_not_asked_when_something_is_configured(monkeypatch):
