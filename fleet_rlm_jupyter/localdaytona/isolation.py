@@ -1,6 +1,7 @@
 """How a freshly forked process becomes a sandbox of each level of isolation."""
 
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -21,14 +22,15 @@ def become(plan: SandboxPlan, listener: socket.socket, link: socket.socket) -> N
     confine: Callable[[], None] | None = None
     if plan.level == "L3":
         namespaces.begin(plan)
-        reader, writer = os.pipe()
+        parent = os.pidfd_open(os.getpid())
         pid = os.fork()
         if pid:
             link.send(b'{"pid": %d}\n' % pid)
             os._exit(0)
-        os.close(writer)
-        os.read(reader, 1)  # until the parent is gone: the signal asked for below is the new parent's
-        os.close(reader)
+        # The signal that `finish` asks for is to be the new parent's. Not until a pipe ends, which a process that is
+        # about to end closes while it is still the parent.
+        select.select([parent], [], [])
+        os.close(parent)
         namespaces.finish(plan)
     else:
         if plan.level == "L2":
