@@ -56,13 +56,13 @@ def enter(plan: SandboxPlan, become_owner: Callable[[], None]) -> Callable[[], N
 
 def weakness(plan_owner: int | None) -> str:
     """What this level does not stop on this machine, in words for the user."""
-    found = ["names and command lines of other processes can be seen"]
-    if plan_owner is None:
-        found.append("permissions and times of your files, not what is in them, can be changed")
+    found = ["command lines of other processes, and whether a file exists, can be seen"]
+    whose = "other sandboxes" if plan_owner is not None else "you"
+    found.append(f"permissions and times of files of {whose}, not what is in them, can be changed")
+    found.append(f"processes of {whose} can be made slower")
     with contextlib.suppress(OSError):
         if landlock.abi() < landlock.SIGNALS_ABI:
-            whose = "other sandboxes" if plan_owner is not None else "your other processes"
-            found.append(f"signals to {whose} are not stopped before Linux 6.12")
+            found.append(f"signals to processes of {whose} are not stopped before Linux 6.12")
     return "; ".join(found)
 
 
