@@ -45,9 +45,12 @@ test: $(VENV)/.test ## the lanes that need nothing: unit, contract, integration,
 
 test-all: test other-lanes ## test, then the lanes that need something; says which are skipped and why
 
-other-lanes: $(VENV)/.test
+other-lanes: $(VENV)/.test $(VENV)/.browser
 	@echo "lane attack: ran with make test (tests/contract/test_localdaytona_attacks.py and its neighbors)"
-	@for lane in browser Hub PostgreSQL MLflow Dask; do echo "lane $$lane: skipped, nothing in the package needs it yet"; done
+	@for lane in Hub PostgreSQL MLflow Dask; do echo "lane $$lane: skipped, nothing in the package needs it yet"; done
+	@if [ -x /usr/bin/chromium ]; then echo "lane browser: runs"; \
+		else echo "lane browser: skipped, it needs Debian's chromium"; fi
+	@$(PYTEST) -m browser tests/browser
 	@if [ -n "$$DAYTONA_API_KEY" ] && [ -n "$$DAYTONA_API_URL" ]; then echo "lane live: runs"; \
 		else echo "lane live: skipped, it needs DAYTONA_API_KEY and DAYTONA_API_URL"; fi
 	@$(PYTEST) -m live tests || [ $$? -eq 5 ] # 5: no such test yet
@@ -72,6 +75,9 @@ $(VENV)/.lab: $(SOURCES) | $(BIN)/python
 $(VENV)/.test: $(SOURCES) | $(BIN)/python
 	@$(call install,test,.[test],run test)
 
+$(VENV)/.browser: $(SOURCES) | $(BIN)/python
+	@$(call install,browser,.[browser],run lab test browser)
+
 $(VENV)/.dev: $(SOURCES) | $(BIN)/python
 	@$(call install,dev,.[dev],run test dev)
 
@@ -89,7 +95,7 @@ define install
 		echo "installing the changed package"; \
 		$(BIN)/python -m pip install --quiet --compile --no-deps --force-reinstall .; \
 	fi; \
-	for extra in run lab test dev; do if cmp -s pyproject.toml $(VENV)/.$$extra; then touch $(VENV)/.$$extra; fi; done
+	for extra in run lab test browser dev; do if cmp -s pyproject.toml $(VENV)/.$$extra; then touch $(VENV)/.$$extra; fi; done
 endef
 
 IS_EDITABLE = $(BIN)/python -c 'import importlib.metadata as m, sys; sys.exit("\"editable\": true" not in (m.distribution("fleet-rlm-jupyter").read_text("direct_url.json") or ""))' 2>/dev/null

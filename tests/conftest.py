@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,10 @@ for name in [name for name in os.environ if name.startswith("FLEET_") or name in
 _DATA = tempfile.TemporaryDirectory(prefix="fleet-tests-", ignore_cleanup_errors=True)
 os.environ["JUPYTER_DATA_DIR"] = _DATA.name
 
+CHROMIUM = Path("/usr/bin/chromium")
+
 SKIPPED = {
+    "browser": "" if CHROMIUM.exists() and find_spec("playwright") else f"needs {CHROMIUM} and the extra [browser]",
     "live": "" if {"DAYTONA_API_KEY", "DAYTONA_API_URL"} <= DAYTONA.keys() else "needs DAYTONA_API_KEY and _URL",
     "soak": "" if PROFILE == "soak" else "runs with `make soak`",
 }
@@ -43,6 +47,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.nodeid.startswith("tests/attack/"):
             item.add_marker("attack")
+        if item.nodeid.startswith("tests/browser/"):
+            item.add_marker("browser")
         for marker, reason in SKIPPED.items():
             if reason and item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))

@@ -99,8 +99,9 @@ class LiveLines:
         head += " · interrupt the kernel (■) to stop"
         lines = [head, *self._lines[-SHOWN_LINES:]]
         style = (
-            "color:var(--jp-content-font-color2, inherit);background:none;margin:0;white-space:pre-wrap;"
-            "font-family:var(--jp-code-font-family, ui-monospace, monospace);font-size:var(--jp-code-font-size, .9em)"
+            "color:var(--jp-content-font-color2, inherit);background:none;margin:0;padding:2px 7px;"
+            "white-space:pre-wrap;font-family:var(--jp-code-font-family, ui-monospace, monospace);"
+            "font-size:var(--jp-code-font-size, .9em)"
         )
         html = f'<pre style="{style}"><strong>{escape(head)}</strong>\n{escape(chr(10).join(lines[1:]))}</pre>'
         data = {"text/plain": "\n".join(lines), "text/html": html}

@@ -66,7 +66,7 @@ def as_html(run: Run, tree: CallTree, mask: Mask) -> str:
     color = _STATUS.get(run.status, _STOPPED)
     parts = [
         '<div style="color:var(--jp-content-font-color1, inherit);font-size:var(--jp-content-font-size1, 14px);'
-        'line-height:1.5;max-width:64em">',
+        'line-height:1.5;max-width:64em;padding:2px 7px">',
         f'<div><strong style="color:{color}">{MARKS[run.status]} {status_word(run)}</strong> '
         f'<span style="{_MUTED}">{_text(run.question, mask, 400)}</span></div>',
         _answer(run, tree, mask),
@@ -83,7 +83,8 @@ def as_html(run: Run, tree: CallTree, mask: Mask) -> str:
 
 def tree_html(tree: CallTree, mask: Mask) -> str:
     """Only the tree."""
-    return f'<div style="color:var(--jp-content-font-color1, inherit)">{"".join(_html_tree(tree, mask))}</div>'
+    style = "color:var(--jp-content-font-color1, inherit);padding:2px 7px"
+    return f'<div style="{style}">{"".join(_html_tree(tree, mask))}</div>'
 
 
 def status_word(run: Run) -> str:
