@@ -39,8 +39,7 @@ def read_context(given: Sequence[str | Path], limits: ContextSettings) -> Contex
             reading.manifest.left_out[name] = err.text
     if not texts:
         where = ", ".join(str(item) for item in given)
-        why = next((f": {reason}" for reason in reading.manifest.left_out.values()), "")
-        raise BadPath(f"there is no text in {where}{why}", "pass a file or folder that holds text")
+        raise BadPath(f"there is no text in {where}", "pass a file or folder that holds text")
     return Context(texts, reading.manifest)
 
 

@@ -13,6 +13,8 @@ from dspy.lm15 import InvalidRequestError, Message, Request, Response, TextPart,
 
 from fleet_rlm_jupyter.domain.errors import BadRequest
 from fleet_rlm_jupyter.engine.recipes import cells
+from fleet_rlm_jupyter.engine.recipes.inventory import PYTHON_UNITS
+from fleet_rlm_jupyter.engine.recipes.passages import TEXT_UNITS
 from fleet_rlm_jupyter.engine.recipes.plan import RECIPES, RecipePlan, compose, parse_plan
 from fleet_rlm_jupyter.engine.recipes.profile import Profile
 from fleet_rlm_jupyter.engine.recipes.recheck import recheck
@@ -146,7 +148,11 @@ def _next_step(loop: Loop) -> tuple[str, str]:
         return f"No recipe covers the whole question: {plan.reason}.", _abstain_cell(loop, plan, profile)
     if plan.part:
         return _part_step(loop, plan)
-    if loop.outputs and _printed("RESULT", loop.outputs[-1]):
+    result = _printed("RESULT", loop.outputs[-1]) if loop.outputs else None
+    if result and plan.slots.get("strict") == "yes" and not result["evidence"] and not parse_plan(profile["question"]):
+        why = Abstention("no passage of the text has all the words of the question")
+        return "Nothing can be quoted, so nothing is answered.", _abstain_cell(loop, why, profile)
+    if result:
         return "The result is there; I submit it.", _submit(loop, plan, "answer", "evidence")
     is_retry = _printed("PROFILE", loop.outputs[-1]) is None
     if is_retry:
@@ -181,9 +187,10 @@ def _part_count(plan: RecipePlan, profile: Profile) -> int:
     """In how many parts the work is cut: 0 when it is small, else one per million characters, 2 to 8."""
     if "parts" in plan.slots:
         return int(plan.slots["parts"])
-    kinds = profile["kinds"]
-    wanted = ("python",) if RECIPES[plan.recipe].reads == "python" else RECORD_KINDS
-    if plan.slots.get("unit") == "lines":
+    kinds, unit = profile["kinds"], plan.slots.get("unit", "records")
+    is_python = RECIPES[plan.recipe].reads == "python" or unit in PYTHON_UNITS
+    wanted = ("python",) if is_python else RECORD_KINDS
+    if unit in ("lines", *TEXT_UNITS) or RECIPES[plan.recipe].reads == "text":
         wanted = tuple(kinds)
     files = sum(kinds[kind][0] for kind in wanted if kind in kinds)
     chars = sum(kinds[kind][1] for kind in wanted if kind in kinds)
@@ -207,7 +214,8 @@ def not_understood(why: Abstention, profile: Profile) -> str:
     lines = [f"{NOT_UNDERSTOOD}. Reason: {why.reason}."]
     if why.tries:
         lines.append("Slots to try: " + "; ".join(dict.fromkeys(why.tries)) + ".")
-    has = {"python": "python" in profile["kinds"], "records": any(kind in RECORD_KINDS for kind in profile["kinds"])}
+    kinds = profile["kinds"]
+    has = {"python": "python" in kinds, "records": any(kind in RECORD_KINDS for kind in kinds), "text": True}
     fitting = [recipe for recipe in RECIPES.values() if has[recipe.reads] or recipe.name == "count"]
     lines.append('Put text that is to be found as it stands in "quotes". Recipes that fit the context:')
     lines += [f"- {recipe.name}: {recipe.description}. E.g. {recipe.example}" for recipe in fitting]

@@ -41,8 +41,6 @@ class SandboxPlan:
     limits: ProcessLimits = field(default_factory=ProcessLimits)
     path: str = "/usr/local/bin:/usr/bin:/bin"
     strict_volumes: bool = False  # for tests: they know no rename, append, change or lock
-    has_our_python: bool = False  # python3 inside is the Python of the fork server
-    python_path: tuple[str, ...] = ()  # where that finds modules; the fork server fills it in
     probe: str = ""  # an interpreter to try inside; the sandbox says how it went and ends
 
     @property
@@ -64,8 +62,7 @@ class SandboxPlan:
     @classmethod
     def from_json(cls, text: str) -> "SandboxPlan":
         raw = json.loads(text)
-        for name in ("read_only", "python_path"):
-            raw[name] = tuple(raw[name])
+        raw["read_only"] = tuple(raw["read_only"])
         raw["mounts"] = tuple(MountedVolume(**mount) for mount in raw["mounts"])
         raw["limits"] = ProcessLimits(**raw["limits"])
         return cls(**raw)

@@ -61,7 +61,6 @@ class Ground:
     folders: Folders
     path: str
     read_only: tuple[str, ...]
-    has_our_python: bool
     memory_mb: int
     toolbox_url: str
     minute_seconds: float  # how long a minute of the timers lasts
@@ -341,7 +340,6 @@ class LocalSandboxes:
             limits=limits,
             path=self._ground.path,
             strict_volumes=self._faults.shows("strict_volume") is not None,
-            has_our_python=self._ground.has_our_python,
         )
 
     def _mounts(self, wanted: dict[str, object]) -> list[MountedVolume]:

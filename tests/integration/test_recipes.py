@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import ast
+import csv
+import statistics
 import sysconfig
 from collections import Counter
+from pathlib import Path
 
 import pytest
+from bench import questions
 from generate import KINDS, make
 
 from fleet_rlm_jupyter.engine.contexts import read_context
 from fleet_rlm_jupyter.settings import Settings
 from fleet_rlm_jupyter.workbench import Question, Workbench
 
+TEXTS = Path(__file__).parents[1] / "data" / "questions" / "texts"
 EXCEPTIONS = "Which modules define a class that subclasses Exception, and how many such classes are there?"
 MOST_ERRORS = "Which service has the most errors?"
 SIZES = {"log": 2_000_000, "kv": 20_500_000, "csv": 20_500_000, "jsonl": 2_000_000}
@@ -68,6 +73,72 @@ def test_the_service_with_the_most_errors_is_found_in_megabytes(bench, kind):
     assert str(run.answer).startswith(f"{first} has the most records among records that match level=ERROR: {most:,}. ")
     assert "Counted in" in str(run.answer)
     assert "UNCONFIRMED" not in str(run.answer)
+
+
+def test_where_an_error_is_raised_in_the_standard_library_is_answered_exactly(bench):
+    library = read_context([sysconfig.get_paths()["stdlib"]], Settings().context).value
+    assert isinstance(library, dict)
+    truth: dict[str, list[int]] = {}
+    for path, text in library.items():
+        try:
+            nodes = list(ast.walk(ast.parse(text))) if path.endswith(".py") and "TimeoutError" in text else []
+        except (SyntaxError, ValueError):
+            continue
+        raised = [node for node in nodes if isinstance(node, ast.Raise) and node.exc]
+        for node in raised:
+            name = ast.unparse(node.exc.func if isinstance(node.exc, ast.Call) else node.exc)
+            if name.split(".")[-1] == "TimeoutError":
+                truth.setdefault(path, []).append(node.lineno)
+    run, tree = ask(bench, "Which modules raise TimeoutError, and in which functions?", library)
+    assert run.status == "done", run.error
+    head = f"TimeoutError is raised {sum(map(len, truth.values()))} times in {len(truth)} modules"
+    assert str(run.answer).startswith(head)
+    for path, lines in truth.items():
+        listed = str(run.answer).split(f"{path}: ")[1]
+        assert all(str(line) in listed for line in lines)
+    assert len([call for call in tree.calls.values() if call.kind == "rlm"]) == 9
+
+
+def test_figures_of_twenty_megabytes_are_exact_and_come_from_children(bench):
+    made = make("csv", SIZES["csv"], seed=13)
+    rows = list(csv.DictReader(made.text.splitlines(keepends=True)))
+    found = [float(row["latency_ms"]) for row in rows if row["service"] == "auth"]
+    run, tree = ask(bench, "What is the median latency_ms of auth?", made.text)
+    assert run.status == "done", run.error
+    figures = str(run.answer).split("latency_ms: ")[1]
+    assert str(run.answer).startswith("The median of latency_ms among records that match service=auth is ")
+    assert f"count {len(found):,}, sum {sum(found):,.0f}, mean {statistics.fmean(found):,.4f}" in figures
+    assert f"median {statistics.median(found):,.4f}".removesuffix(".0000").removesuffix("000") in figures
+    assert len([call for call in tree.calls.values() if call.kind == "rlm"]) > 2
+
+
+def test_quotations_stand_in_the_text_and_are_ranked_by_bm25_in_the_sandbox(bench):
+    folder = read_context([TEXTS / "prose"], Settings().context).value
+    assert isinstance(folder, dict)
+    slots = {"query": "famine in the land", "parts": "3", "k": "4"}
+    run, tree = ask(bench, "Quote me on the famine.", folder, recipe="search", slots=slots)
+    assert run.status == "done", run.error
+    assert len(run.outputs["evidence"]) == 4
+    for line in run.outputs["evidence"]:
+        path, number, text = str(line).split(":", 2)
+        rest = " ".join(" ".join(folder[path].splitlines()[int(number) - 1 :]).split())
+        assert rest.startswith(text.strip()), "word for word"
+    assert "then by BM25" in str(run.answer)
+    assert len([call for call in tree.calls.values() if call.kind == "rlm"]) == 4
+
+
+def test_words_that_no_passage_has_together_are_no_answer(bench):
+    run, _ = ask(bench, "Who sold the submarine?", (TEXTS / "prose" / "acts.txt").read_text("utf-8"))
+    assert run.status == "abstained"
+    assert "no passage of the text has all the words" in str(run.answer)
+
+
+@pytest.mark.parametrize("at", range(3, 90, 9))
+def test_the_outcomes_that_are_kept_are_those_of_today(at):
+    """Ten of the ninety; `make bench` runs them all."""
+    one = questions.outcomes(only=at)[0]
+    kept = questions.kept()
+    assert one.outcome == kept[one.id], "python tests/bench/questions.py --write"
 
 
 def test_what_is_not_understood_is_abstained_and_a_corrected_slot_answers(bench):

@@ -9,10 +9,35 @@ from collections.abc import Iterable, Mapping
 from types import ModuleType
 from typing import NamedTuple
 
-from fleet_rlm_jupyter.engine.recipes import classes, parts, profile, records, report, tally
+from fleet_rlm_jupyter.engine.recipes import (
+    classes,
+    conditions,
+    inventory,
+    parts,
+    passages,
+    profile,
+    records,
+    report,
+    report_text,
+    stats,
+    tally,
+    usages,
+)
 from fleet_rlm_jupyter.engine.recipes.plan import RECIPES, RecipePlan, render
 
-_MODULES: tuple[ModuleType, ...] = (records, profile, tally, classes, parts, report)
+_MODULES: tuple[ModuleType, ...] = (
+    *(conditions, records, inventory, passages, profile, tally, classes, parts, report, stats, usages, report_text),
+)
+_WORK = {
+    "tally": ("tally", "merge_tallies", "report_tally"),
+    "stats": ("numbers_of", "merge_numbers", "report_stats"),
+    "census": ("census", "merge_censuses", "report_census"),
+    "usages": ("usages", "merge_usages", "report_usages"),
+    "search": ("find", "merge_finds", "report_search"),
+    "occurrences": ("times_of", "merge_times", "report_occurrences"),
+}
+"""By what a recipe is worked: the functions for a part, for the parts together, and for the words."""
+
 _FOR_PROFILE = ("profile", "fitted")
 
 _LOOK = """
@@ -123,11 +148,8 @@ def submit_cell(why: str, fields: Iterable[str], values: Mapping[str, str]) -> s
 
 
 def _names(plan: RecipePlan) -> tuple[tuple[str, ...], dict[str, str]]:
-    if RECIPES[plan.recipe].reads == "python":
-        names = {"work": "census", "merge": "merge_censuses", "report": "report_census"}
-    else:
-        names = {"work": "tally", "merge": "merge_tallies", "report": "report_tally"}
-    return tuple(names.values()), names
+    uses = _WORK[RECIPES[plan.recipe].work]
+    return uses, dict(zip(("work", "merge", "report"), uses, strict=True))
 
 
 def literal(value: object) -> str:

@@ -1,4 +1,4 @@
-"""Classes and functions in Python files, read by `ast`: definitions and subclasses. Runs in the sandbox."""
+"""Classes, functions and constants in Python files, read by `ast`: definitions and subclasses. Runs in the sandbox."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fleet_rlm_jupyter.engine.recipes.records import Piece
 
 
 class Found(TypedDict):
-    """A class or function: where, its name with those around it, and (for classes) its bases, imports resolved."""
+    """A class, function or constant: where, its name with those around it, and a class's bases, imports resolved."""
 
     path: str
     line: int
@@ -44,7 +44,7 @@ def census(pieces: list[Piece], slots: dict[str, str]) -> Census:
             if needle not in piece.text:
                 done["skipped"] += 1
                 continue
-            found = read_python(piece)
+            found = read_python(piece, slots.get("kind", "any") in ("any", "constant") and "name" in slots)
             if found is None:
                 done["unparsed"].append(piece.path)
             else:
@@ -71,14 +71,14 @@ def ends_with(dotted: str, name: str) -> bool:
     return dotted == name or dotted.endswith("." + name)
 
 
-def read_python(piece: Piece) -> list[Found] | None:
-    """Every class and function of a file; None when it does not parse."""
+def read_python(piece: Piece, with_names: bool = False) -> list[Found] | None:
+    """Every class and function of a file, and `with_names` what modules and classes assign; None: it does not parse."""
     source = piece.text.lstrip("\ufeff")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # invalid escapes in old code
             tree = ast.parse(source)
-        visitor = Reader(piece.path, source)
+        visitor = Reader(piece.path, source, with_names)
         visitor.visit_block(tree.body, "")
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
@@ -86,30 +86,36 @@ def read_python(piece: Piece) -> list[Found] | None:
 
 
 class Reader:
-    """Walks statements only: classes and functions cannot hide in expressions."""
+    """Walks statements only: definitions cannot hide in expressions."""
 
-    def __init__(self, path: str, source: str) -> None:
+    def __init__(self, path: str, source: str, with_names: bool) -> None:
         self.path = path
+        self.with_names = with_names
         self.lines = source.replace("\r\n", "\n").replace("\r", "\n").split("\n")
         self.module = module_of(path)
         self.imports: dict[str, str] = {}
         self.nodes: list[tuple[ast.stmt, str]] = []
 
-    def visit_block(self, statements: list[ast.stmt], around: str) -> None:
+    def visit_block(self, statements: list[ast.stmt], around: str, is_local: bool = False) -> None:
         for node in statements:
-            inside = around
+            inside, is_local_inside = around, is_local
             if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
                 inside = f"{around}.{node.name}" if around else node.name
+                is_local_inside = is_local or not isinstance(node, ast.ClassDef)
                 self.nodes.append((node, inside))
+            elif self.with_names and isinstance(node, (ast.Assign, ast.AnnAssign)) and not is_local:
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                names = [target.id for target in targets if isinstance(target, ast.Name)]
+                self.nodes.extend((node, f"{around}.{name}" if around else name) for name in names)
             elif isinstance(node, (ast.Import, ast.ImportFrom)):
                 self.visit_import(node)
                 continue
             for name in ("body", "orelse", "finalbody"):
                 block = getattr(node, name, None)
                 if block:
-                    self.visit_block(block, inside)
+                    self.visit_block(block, inside, is_local_inside)
             for branch in getattr(node, "handlers", []) + getattr(node, "cases", []):
-                self.visit_block(branch.body, inside)
+                self.visit_block(branch.body, inside, is_local_inside)
 
     def visit_import(self, node: ast.Import | ast.ImportFrom) -> None:
         if isinstance(node, ast.Import):
@@ -136,7 +142,7 @@ class Reader:
             "path": self.path,
             "line": node.lineno,
             "name": name,
-            "kind": "class" if isinstance(node, ast.ClassDef) else "function",
+            "kind": kind_of_node(node),
             "text": self.statement(node),
             "bases": [base for expression in bases if (base := self.base(expression, own))],
         }
@@ -159,7 +165,10 @@ class Reader:
         return ".".join([first, *reversed(names)])
 
     def statement(self, node: ast.stmt) -> str:
-        """The statement's first line, or its lines up to the body when the bases go on."""
+        """A whole assignment; else the statement's first line, or its lines up to the body when the bases go on."""
+        if isinstance(node, (ast.Assign, ast.AnnAssign)):
+            text = " ".join(line.strip() for line in self.lines[node.lineno - 1 : node.end_lineno])
+            return text if len(text) <= 300 else text[:300] + "…"
         lines = [self.lines[node.lineno - 1].strip()]
         for line in self.lines[node.lineno : node.lineno + 8]:
             if "(" not in lines[0] or lines[-1].endswith(":") or ")" in " ".join(lines):
@@ -167,6 +176,12 @@ class Reader:
             lines.append(line.strip())
         text = " ".join(lines)
         return text if len(text) <= 300 else text[:300] + "…"
+
+
+def kind_of_node(node: ast.stmt) -> str:
+    if isinstance(node, (ast.Assign, ast.AnnAssign)):
+        return "constant"
+    return "class" if isinstance(node, ast.ClassDef) else "function"
 
 
 def module_of(path: str) -> str:

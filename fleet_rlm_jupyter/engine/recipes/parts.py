@@ -6,6 +6,7 @@ import csv
 import json
 from typing import NamedTuple
 
+from fleet_rlm_jupyter.engine.recipes.inventory import PYTHON_UNITS
 from fleet_rlm_jupyter.engine.recipes.records import DELIMITERS, RECORD_KINDS, Piece, csv_lines, lines_of
 
 
@@ -18,11 +19,15 @@ class Replies(NamedTuple):
 
 
 def chosen(pieces: list[Piece], reads: str, unit: str) -> list[Piece]:
-    """The files a recipe reads: Python files, or record files, or all as plain text when lines are counted."""
-    if reads == "python":
+    """The files a recipe reads, as what it reads them: records, Python, plain lines or prose."""
+    if reads == "python" or unit in PYTHON_UNITS:
         return [piece for piece in pieces if piece.kind == "python"]
-    if unit == "lines":
+    if unit in ("lines", "words"):
         return [piece._replace(kind="text") for piece in pieces]
+    if unit in ("chapters", "sections"):
+        return [piece._replace(kind="whole") for piece in pieces]
+    if reads == "text" or unit in ("paragraphs", "verses"):
+        return [piece._replace(kind="entries" if piece.kind in RECORD_KINDS else "prose") for piece in pieces]
     return [piece for piece in pieces if piece.kind in RECORD_KINDS]
 
 
@@ -41,8 +46,8 @@ def cut(pieces: list[Piece], parts: int) -> list[dict[str, str]]:
 
 
 def bits_of(piece: Piece, target: int) -> list[Piece]:
-    """A file in bits of whole records, none much larger than `target`; a Python file stays whole."""
-    if piece.kind == "python" or len(piece.text) <= target * 1.25:
+    """A file in bits of whole records or paragraphs, none much larger than `target`; a Python file stays whole."""
+    if piece.kind in ("python", "whole") or len(piece.text) <= target * 1.25:
         return [piece]
     lines = lines_of(piece.text)
     header, ends = record_ends(piece.kind, lines)
@@ -58,7 +63,10 @@ def bits_of(piece: Piece, target: int) -> list[Piece]:
 
 
 def record_ends(kind: str, lines: list[str]) -> tuple[int, set[int] | None]:
-    """How many lines the header has, and after which lines a CSV record ends; None when every line is one."""
+    """How many lines the header has, and after which lines a record or paragraph ends; None when every line is one."""
+    if kind == "prose":
+        blank = {at for at, line in enumerate(lines, 1) if not line.strip()}
+        return 0, blank or None
     if kind not in DELIMITERS:
         return 0, None
     reader = csv.reader(csv_lines("\n".join(lines)), delimiter=DELIMITERS[kind])

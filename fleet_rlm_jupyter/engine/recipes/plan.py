@@ -8,7 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fleet_rlm_jupyter.domain.errors import BadRequest
-from fleet_rlm_jupyter.engine.recipes.records import parse_where
+from fleet_rlm_jupyter.engine.recipes.conditions import parse_where
+from fleet_rlm_jupyter.engine.recipes.inventory import PYTHON_UNITS
+from fleet_rlm_jupyter.engine.recipes.passages import TEXT_UNITS
+from fleet_rlm_jupyter.engine.recipes.stats import STATISTICS
+from fleet_rlm_jupyter.engine.recipes.usages import HOWS
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +33,9 @@ class Recipe:
     description: str
     slots: tuple[Slot, ...]
     example: str
-    reads: str  # "records" or "python"
+    reads: str
+    """What of the context: records, python (source files) or text (every file as prose)."""
+    work: str = "tally"
 
     def slot(self, name: str) -> Slot | None:
         return next((slot for slot in self.slots if slot.name == name), None)
@@ -37,7 +43,12 @@ class Recipe:
 
 _WHERE = Slot("where", 'conditions, as in level=ERROR|FATAL and status>=500, or line~"timed out"')
 _PARTS = Slot("parts", "into how many parts the work is cut, 1 to 8; chosen by size when left out")
-_FIELD = "a field of the records; file is the file name, word1, word2 … are the words of a log line"
+_FIELD = (
+    "a field of the records; file is the file name, word1, word2 … are the words of a log line, "
+    "date, hour, month, year and weekday are taken from its first date"
+)
+_UNITS = ("records", "lines", *TEXT_UNITS, *PYTHON_UNITS)
+_UNIT = Slot("unit", "what is counted instead of records", choices=_UNITS)
 
 RECIPES: Mapping[str, Recipe] = {
     recipe.name: recipe
@@ -45,14 +56,14 @@ RECIPES: Mapping[str, Recipe] = {
         Recipe(
             "count",
             "how many records (or lines) there are, or match a condition",
-            (_WHERE, Slot("unit", "what is counted", choices=("records", "lines")), _PARTS),
+            (_WHERE, _UNIT, _PARTS),
             'How many records have status 500? · --recipe count --slot "where=status=500"',
             "records",
         ),
         Recipe(
             "group_by",
             "how many records each value of a field has, with shares, and how many different values there are",
-            (Slot("field", _FIELD, is_required=True), _WHERE, _PARTS),
+            (Slot("field", _FIELD, is_required=True), _UNIT, _WHERE, _PARTS),
             "How many errors per service? · --recipe group_by --slot field=service",
             "records",
         ),
@@ -64,6 +75,7 @@ RECIPES: Mapping[str, Recipe] = {
                 Slot("order", "what comes first", choices=("most", "fewest", "highest", "lowest")),
                 Slot("by", "the field with the number, for order highest or lowest"),
                 Slot("k", "how many are asked for, 1 to 1000"),
+                _UNIT,
                 _WHERE,
                 _PARTS,
             ),
@@ -71,15 +83,65 @@ RECIPES: Mapping[str, Recipe] = {
             "records",
         ),
         Recipe(
+            "list",
+            "the values of a field in the records that match a condition",
+            (Slot("field", _FIELD, is_required=True), _UNIT, _WHERE, _PARTS),
+            'Which hosts have status 500? · --recipe list --slot field=host --slot "where=status=500"',
+            "records",
+        ),
+        Recipe(
+            "stats",
+            "count, sum, mean, median, least, greatest and quantiles of a numeric field, also by group",
+            (
+                Slot("field", "the field with the numbers", is_required=True),
+                Slot("of", "the figure that is asked for, or a percentile as p95"),
+                Slot("by", "the field to group by"),
+                Slot("order", "which group comes first", choices=("highest", "lowest")),
+                Slot("k", "how many groups are asked for, 1 to 1000"),
+                _WHERE,
+                _PARTS,
+            ),
+            "What is the average latency_ms per service? · --recipe stats --slot field=latency_ms --slot by=service",
+            "records",
+            "stats",
+        ),
+        Recipe(
+            "search",
+            "quotations: the passages with the words asked for, as they stand, with file and line",
+            (
+                Slot("query", 'words, and "phrases" that must stand as they are', is_required=True),
+                Slot("k", "how many quotations, 1 to 1000; 5 when left out"),
+                Slot("strict", "only passages that have every word", choices=("no", "yes")),
+                _PARTS,
+            ),
+            "Which passages mention liability? · --recipe search --slot query=liability",
+            "text",
+            "search",
+        ),
+        Recipe(
+            "occurrences",
+            "how often a word or phrase occurs, on how many lines and where first",
+            (
+                Slot("text", "the word or phrase", is_required=True),
+                Slot("case", "whether case counts", choices=("any", "exact")),
+                Slot("whole", "whole words only", choices=("yes", "no")),
+                _PARTS,
+            ),
+            "How many times does the word license occur? · --recipe occurrences --slot text=license",
+            "text",
+            "occurrences",
+        ),
+        Recipe(
             "definitions",
-            "where a class or function of a given name is defined in Python files",
+            "where a class, function or constant of a given name is defined in Python files",
             (
                 Slot("name", "the name, or Class.method", is_required=True),
-                Slot("kind", "what it is", choices=("any", "class", "function")),
+                Slot("kind", "what it is", choices=("any", "class", "function", "constant")),
                 _PARTS,
             ),
             "Where is class OrderedDict defined? · --recipe definitions --slot name=OrderedDict",
             "python",
+            "census",
         ),
         Recipe(
             "subclasses",
@@ -91,6 +153,19 @@ RECIPES: Mapping[str, Recipe] = {
             ),
             "Which modules define a class that subclasses Exception? · --recipe subclasses --slot base=Exception",
             "python",
+            "census",
+        ),
+        Recipe(
+            "usages",
+            "where a name is called, raised, caught, imported or read in Python files, and in which functions",
+            (
+                Slot("name", "the name, or module.name", is_required=True),
+                Slot("how", "which uses", choices=HOWS),
+                _PARTS,
+            ),
+            "Which modules raise TimeoutError? · --recipe usages --slot name=TimeoutError --slot how=raise",
+            "python",
+            "usages",
         ),
     )
 }
@@ -160,13 +235,18 @@ def checked(plan: RecipePlan) -> RecipePlan:
     missing = [slot.name for slot in recipe.slots if slot.is_required and not plan.slots.get(slot.name)]
     if missing:
         raise BadRequest(f"recipe {recipe.name} needs slot {', '.join(missing)}", f"for example: {recipe.example}")
+    of = plan.slots.get("of", "mean")
+    if of not in STATISTICS and not re.fullmatch(r"p(100|\d{1,2}(\.\d+)?)", of):
+        raise BadRequest(f"slot of cannot be {of!r}", f"it is one of {', '.join(STATISTICS)}, or p0 to p100")
     _check_ranking(plan)
     try:
         tests = parse_where(plan.slots.get("where", ""))
     except ValueError as err:
         raise BadRequest(str(err), "write conditions as in level=ERROR|FATAL and status>=500") from err
-    if plan.slots.get("unit") == "lines" and any(test.field not in ("line", "file") for test in tests):
-        raise BadRequest("lines have no fields", "use unit=records, or a condition on line, as in line~timeout")
+    if plan.slots.get("unit") in ("lines", *TEXT_UNITS) and any(test.field not in ("line", "file") for test in tests):
+        raise BadRequest(
+            f"{plan.slots['unit']} have no fields", "use unit=records, or a condition on line, as in line~timeout"
+        )
     return plan
 
 

@@ -7,23 +7,30 @@ import re
 from collections import Counter
 from typing import TypedDict
 
+from fleet_rlm_jupyter.engine.recipes.conditions import number
 from fleet_rlm_jupyter.engine.recipes.records import (
     DELIMITERS,
+    LISTED,
     RECORD_KINDS,
+    TIMES,
     Piece,
     Row,
+    dated,
     kind_of,
     lines_of,
-    number,
     read_rows,
 )
 
+ADDED = re.compile(r"([a-z][^\s:@]*)[:@][^\s:@/]*\Z")
+"""What is added to a name behind a colon or an at sign: an architecture, a tag, a port, a host."""
+
 
 class Field(TypedDict):
-    """What a sample shows of a field. `values` is empty when there are more than 40 different ones."""
+    """What a sample shows of a field. `values` is empty for more than 40; a `unique` field tells records apart."""
 
     seen: int
     numeric: bool
+    unique: bool
     values: list[str]
 
 
@@ -61,9 +68,10 @@ def profile(context: str | dict[str, str], question: str) -> Profile:
     wanted = candidates(question)
     found: dict[str, dict[str, list[str]]] = {}
     note(rows, wanted, found)
+    lowers = [piece.text.lower() for piece in records] if len(found) < len(wanted) else []
     for word in wanted:
         if word not in found:
-            note(mentions(records, word), {word}, found)
+            note(mentions(records, lowers, word), {word}, found)
     return {
         "question": question[:4000],
         "question_chars": len(question),
@@ -78,24 +86,39 @@ def profile(context: str | dict[str, str], question: str) -> Profile:
 
 
 def sample(pieces: list[Piece]) -> list[Row]:
-    """Up to some thousand records, from blocks spread over the files."""
+    """Up to some thousand records, from blocks spread over the files. No line is taken twice."""
     step = max(1, len(pieces) // 20)
     rows: list[Row] = []
     for piece in pieces[::step]:
-        blocks = 10 if len(pieces) < 5 else 2
-        for at in range(0, len(piece.text), max(1, len(piece.text) // blocks, 16384)):
-            rows.extend(row for row in read_rows(block(piece, at)) if row.fields is not None)
+        spread = 10 if len(pieces) < 5 else 2
+        reached = 0
+        for at in range(0, len(piece.text), max(1, len(piece.text) // spread, 16384)):
+            start, end = bounds(piece.text, max(at, reached))
+            rows.extend(
+                with_words(row, piece) for row in read_rows(cut_out(piece, start, end)) if row.fields is not None
+            )
+            reached = end + 1
     return rows
 
 
-def block(piece: Piece, at: int) -> Piece:
-    """About 16,000 characters of whole lines from `at` on; CSV keeps its header."""
-    start = piece.text.rfind("\n", 0, at) + 1
-    end = piece.text.find("\n", start + 16384)
-    text = piece.text[start : end if end >= 0 else None]
-    if start and piece.kind in DELIMITERS:
-        text = lines_of(piece.text[:65536])[0] + "\n" + text
-    return piece._replace(text=text)
+def with_words(row: Row, piece: Piece) -> Row:
+    """A log line that has no fields gets its first words as word1, word2 …"""
+    if piece.kind != "log" or row.fields:
+        return row
+    return row._replace(fields={f"word{at}": word for at, word in enumerate(row.raw.split()[:8], 1)})
+
+
+def bounds(text: str, at: int) -> tuple[int, int]:
+    """About 16,000 characters of whole lines from `at` on."""
+    start = text.rfind("\n", 0, at) + 1
+    end = text.find("\n", start + 16384)
+    return start, end if end >= 0 else len(text)
+
+
+def cut_out(piece: Piece, start: int, end: int) -> Piece:
+    """Some lines of a piece; CSV keeps its header."""
+    header = lines_of(piece.text[:65536])[0] + "\n" if start and piece.kind in DELIMITERS else ""
+    return piece._replace(text=header + piece.text[start:end])
 
 
 def fields_of(rows: list[Row]) -> dict[str, Field]:
@@ -104,12 +127,17 @@ def fields_of(rows: list[Row]) -> dict[str, Field]:
     for row in rows:
         for name, value in (row.fields or {}).items():
             values.setdefault(name, Counter())[value] += 1
+        for name in TIMES:
+            if name not in (row.fields or {}) and (value := dated(row.raw, name)) is not None:
+                values.setdefault(name, Counter())[value] += 1
+    values = {name: seen for name, seen in values.items() if name not in TIMES or 2 * seen.total() >= len(rows)}
     common = sorted(values, key=lambda name: -values[name].total())[:60]
     return {
         name: {
             "seen": values[name].total(),
             "numeric": sum(n for value, n in values[name].items() if number(value) is not None)
             >= 0.95 * values[name].total(),
+            "unique": len(values[name]) == values[name].total() == len(rows) > 2,
             "values": [value[:40] for value, _ in values[name].most_common()] if len(values[name]) <= 40 else [],
         }
         for name in common
@@ -121,36 +149,43 @@ def candidates(question: str) -> dict[str, None]:
     words = re.findall(r"/?[\w@][\w.\-/@:]*", re.sub(r"([\"'`]).*?\1", " ", question).casefold())[:60]
     words = [word.rstrip(".:") for word in words]
     runs = [" ".join(words[i : i + n]) for n in (1, 2, 3) for i in range(len(words) - n + 1)]
-    singular = [run[:-1] for run in runs if len(run) > 3 and run.endswith("s")]
-    return dict.fromkeys(run for run in runs + singular if len(run) > 2 or run.isdigit())
+    forms = [form for run in runs for form in plain_forms(run)]
+    return dict.fromkeys(run for run in runs + forms if len(run) > 2 or run.isdigit())
+
+
+def plain_forms(word: str) -> list[str]:
+    """What a word can be an English form of: upgrades, upgraded and upgrading are of upgrade."""
+    forms: list[str] = []
+    for ending, put in (("ies", "y"), ("es", ""), ("s", ""), ("ed", ""), ("d", ""), ("ing", ""), ("ing", "e")):
+        if word.endswith(ending) and len(word) - len(ending) >= 3 and not word.endswith("ss"):
+            forms.append(word[: -len(ending)] + put)
+    return forms
 
 
 def note(rows: list[Row], wanted: dict[str, None] | set[str], found: dict[str, dict[str, list[str]]]) -> None:
     """Add to `found` which fields of `rows` have a wanted word as their whole value, and how it is spelled there."""
     for row in rows:
         for name, value in (row.fields or {}).items():
-            word = value.strip().casefold()
-            if word in wanted:
-                spellings = found.setdefault(word, {}).setdefault(name, [])
-                if value not in spellings and len(spellings) < 6:
-                    spellings.append(value)
+            for item in value.split(LISTED):
+                word = item.strip().casefold()
+                word = word if word in wanted else ADDED.sub(r"\1", word)  # bash:amd64 is a bash
+                spellings = found.setdefault(word, {}).setdefault(name, []) if word in wanted else None
+                if spellings is not None and item not in spellings and len(spellings) < 6:
+                    spellings.append(item)
 
 
-def mentions(pieces: list[Piece], word: str) -> list[Row]:
-    """Up to 200 records on lines that mention `word`."""
+def mentions(pieces: list[Piece], lowers: list[str], word: str) -> list[Row]:
+    """Up to 200 records on lines that mention `word`; `lowers` are the texts in lower case."""
     rows: list[Row] = []
-    for piece in pieces:
-        lower = piece.text.lower()
+    for piece, lower in zip(pieces, lowers, strict=True):
         if len(lower) != len(piece.text):
             lower = piece.text
         at = lower.find(word)
         while at >= 0 and len(rows) < 200:
             start, end = piece.text.rfind("\n", 0, at) + 1, piece.text.find("\n", at)
             end = end if end >= 0 else len(piece.text)
-            line = piece.text[start:end]
-            if piece.kind in DELIMITERS:
-                line = lines_of(piece.text[:65536])[0] + "\n" + line
-            rows.extend(row for row in read_rows(piece._replace(text=line)) if row.fields is not None)
+            read = read_rows(cut_out(piece, start, end))
+            rows.extend(with_words(row, piece) for row in read if row.fields is not None)
             at = lower.find(word, end)
     return rows
 

@@ -1,16 +1,19 @@
-"""How text becomes records: log and key=value lines, JSON lines, CSV. Standard library only; runs in the sandbox."""
+"""How text becomes records: log and key=value lines, settings, JSON lines, CSV. Runs in the sandbox."""
 
 from __future__ import annotations
 
 import ast
 import csv
+import datetime
 import json
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from fleet_rlm_jupyter.engine.recipes.conditions import number
+
 Line = tuple[str, int, str]  # path, line number, text
-RECORD_KINDS = ("csv-comma", "csv-semicolon", "csv-tab", "csv-pipe", "jsonl", "kv", "log")
+RECORD_KINDS = ("csv-comma", "csv-semicolon", "csv-tab", "csv-pipe", "jsonl", "kv", "log", "config")
 DELIMITERS = {"csv-comma": ",", "csv-semicolon": ";", "csv-tab": "\t", "csv-pipe": "|"}
 
 PAIR = re.compile(r'(?<![\w.\-"])([A-Za-z_][\w.\-]*)=("(?:[^"\\]|\\.)*"|\S*)')
@@ -23,7 +26,12 @@ LEVELS = r"TRACE|DEBUG|INFO|NOTICE|WARN(?:ING)?|ERR(?:OR)?|SEVERE|CRIT(?:ICAL)?|
 LEVEL = re.compile(rf"[\[<(]?({LEVELS})[\]>)]?(?:\s*[:|,-]?\s+|:?$)", re.IGNORECASE)
 PLAIN_HEAD = re.compile(rf"({LEVELS}):([\w.\-]+):")
 BRACKET = re.compile(r"\[([^\[\]]{1,80})\]:?\s*[-|]?\s*")
+SETTING = re.compile(r"\s*([A-Za-z_][\w.\-/*@+]*)\s*=\s*(.*?)\s*$")
+DATE = re.compile(r"(?<!\d)(\d{4})[-/](\d\d)[-/](\d\d)(?:[T ](\d\d):\d\d)?(?!\d)")
 NAME = re.compile(r"([A-Za-z_][\w.\-/@$]*)(?:\[\d+\])?(?::\s+|:$|\s+[-|]\s+)")
+
+LISTED = " | "
+"""Between the items of a JSON list; a condition on such a field holds when it holds for an item."""
 
 PYTHON_LINE = re.compile(r"^(?:import \w|from [\w.]+ import |(?:async )?def \w+\(|class \w+[(:])", re.MULTILINE)
 
@@ -45,23 +53,15 @@ class Row(NamedTuple):
     raw: str
 
 
-class Condition(NamedTuple):
-    """One condition: `field` `operator` one of `values`."""
-
-    field: str
-    operator: str
-    values: tuple[str, ...]
-
-
 def read_rows(piece: Piece) -> Iterator[Row]:
     """The records of a piece, in order. Blank lines are none."""
     if piece.kind in DELIMITERS:
         yield from read_csv(piece)
         return
-    read = read_json_line if piece.kind == "jsonl" else read_log_line
-    for number, raw in enumerate(lines_of(piece.text), piece.first_line):
-        if raw.strip():
-            yield Row(number, read(raw), raw)
+    read = {"jsonl": read_json_line, "config": read_setting}.get(piece.kind, read_log_line)
+    for at, raw in enumerate(lines_of(piece.text), piece.first_line):
+        if raw.strip() and not (piece.kind == "config" and raw.lstrip()[0] in "#;["):
+            yield Row(at, read(raw), raw)
 
 
 def lines_of(text: str) -> list[str]:
@@ -97,7 +97,7 @@ def csv_lines(text: str) -> list[str]:
 
 
 def read_json_line(raw: str) -> dict[str, str] | None:
-    """The fields of a JSON object; those of nested objects as outer.inner; null and lists are left out."""
+    """The fields of a JSON object; those of nested objects as outer.inner; null is left out."""
     try:
         value = json.loads(raw)
         return flat(value, "") if isinstance(value, dict) else None
@@ -112,9 +112,19 @@ def flat(value: dict[str, object], prefix: str) -> dict[str, str]:
             fields.update(flat(item, f"{prefix}{name}."))
         elif isinstance(item, str):
             fields[prefix + name] = item
-        elif item is not None and not isinstance(item, list):
+        elif isinstance(item, list):
+            fields[f"{prefix}{name}.count"] = str(len(item))
+            if item:
+                fields[prefix + name] = LISTED.join(one if isinstance(one, str) else json.dumps(one) for one in item)
+        elif item is not None:
             fields[prefix + name] = json.dumps(item)
     return fields
+
+
+def read_setting(raw: str) -> dict[str, str] | None:
+    """The key and the value of a line `key = value`."""
+    found = SETTING.match(raw)
+    return {"key": found[1], "value": unquoted(found[2])} if found else None
 
 
 def read_log_line(raw: str) -> dict[str, str]:
@@ -169,106 +179,40 @@ def unquoted(value: str) -> str:
 
 
 def value_of(row: Row, field: str, path: str) -> str | None:
-    """The value of a field; `file`, `line` and word1, word2 … are there when the record has no such field itself."""
+    """The value of a field; when there is none: `file`, `line`, word1 …, `word` (any of them), or the first date's."""
     if row.fields is not None and field in row.fields:
         return row.fields[field]
     if field == "line":
         return row.raw
     if field == "file":
         return path
+    if field == "word":
+        return LISTED.join(row.raw.split())
     if field[:4] == "word" and field[4:].isdigit():
         words = row.raw.split()
         return words[int(field[4:]) - 1] if 0 < int(field[4:]) <= len(words) else None
-    return None
+    return dated(row.raw, field) if field in TIMES else None
 
 
-_VALUE = r'"(?:[^"\\]|\\.)*"|[^\s"|]+'
-_NAME_OR_TEXT = r'"(?:[^"\\]|\\.)*"|[^\s"=!<>~|]+'
-CONDITION = re.compile(rf"\s*({_NAME_OR_TEXT})\s*(!=|>=|<=|=|>|<|~)\s*((?:{_VALUE})(?:\|(?:{_VALUE}))*)\s*")
-ONE_VALUE = re.compile(_VALUE)
-PLAIN_NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?\Z")
-AND = re.compile(r"and\s+", re.IGNORECASE)
+TIMES = ("date", "month", "year", "hour", "weekday")
 
 
-def parse_where(text: str) -> list[Condition]:
-    """`field=value|other and field>=number and line~"part of the line"`. Raises ValueError for anything else."""
-    tests: list[Condition] = []
-    at = 0
-    while text.strip() and at <= len(text):
-        if tests:
-            joint = AND.match(text, at)
-            if joint is None:
-                raise ValueError(f"the condition {text[at:]!r} cannot be read")
-            at = joint.end()
-        found = CONDITION.match(text, at)
-        if found is None:
-            raise ValueError(f"the condition {text[at:]!r} cannot be read")
-        values = tuple(bare(value) for value in ONE_VALUE.findall(found[3]))
-        if found[2] in (">", ">=", "<", "<=") and (len(values) != 1 or number(values[0]) is None):
-            raise ValueError(f"{found[2]} needs one number, not {found[3]!r}")
-        tests.append(Condition(bare(found[1]), found[2], values))
-        at = found.end()
-        if at == len(text):
-            break
-    return tests
-
-
-def bare(value: str) -> str:
-    return str(json.loads(value)) if value.startswith('"') else value
-
-
-def show_where(tests: list[Condition]) -> str:
-    """The text that parse_where reads."""
-    shown = [
-        f"{quoted(test.field, _FIELD_NAME)}{test.operator}{'|'.join(quoted(v, _PLAIN) for v in test.values)}"
-        for test in tests
-    ]
-    return " and ".join(shown)
-
-
-_FIELD_NAME = re.compile(r'[^\s"=!<>~|]+\Z')
-_PLAIN = re.compile(r'[^\s"|=<>~]+\Z')
-
-
-def quoted(text: str, plain: re.Pattern[str]) -> str:
-    return text if plain.match(text) else json.dumps(text)
-
-
-def number(text: str | None) -> float | None:
-    """The number that a value is, or None; nan and infinity are none."""
-    try:
-        value = float(text or "")
-    except ValueError:
+def dated(raw: str, field: str) -> str | None:
+    """What the first date of a line says: 2026-11-25, 2026-11, 2026, 09 or Wednesday."""
+    found = DATE.search(raw, 0, 200)
+    if found is None:
         return None
-    return value if value - value == 0 else None
-
-
-def holds(test: Condition, value: str | None) -> bool:
-    """Whether a value meets a condition: `=` ignores case, `~` does not; a missing value meets none."""
-    if value is None:
-        return False
-    if test.operator == "~":
-        return any(wanted in value for wanted in test.values)
-    if test.operator in ("=", "!="):
-        return any(same(wanted, value) for wanted in test.values) == (test.operator == "=")
-    given, limit = number(value), number(test.values[0])
-    if given is None or limit is None:
-        return False
-    return {">": given > limit, ">=": given >= limit, "<": given < limit, "<=": given <= limit}[test.operator]
-
-
-def same(wanted: str, value: str) -> bool:
-    if wanted == value:
-        return True
-    value = value.strip()
-    if wanted.casefold() == value.casefold():
-        return True
-    # 500 and 500.0 are the same; 007 and 7 need not be.
-    return bool(PLAIN_NUMBER.match(wanted) and PLAIN_NUMBER.match(value)) and number(wanted) == number(value)
+    if field == "weekday":
+        try:
+            return datetime.date(int(found[1]), int(found[2]), int(found[3])).strftime("%A")
+        except ValueError:
+            return None
+    year, month = found[1], f"{found[1]}-{found[2]}"
+    return {"date": f"{month}-{found[3]}", "month": month, "year": year, "hour": found[4]}[field]
 
 
 def kind_of(path: str, text: str) -> str:
-    """csv-…, jsonl, kv, log, python or text; judged by the name and the first lines."""
+    """csv-…, jsonl, kv, config, log, python or text; judged by the name and the first lines."""
     if path.endswith((".py", ".pyw", ".pyi")):
         return "python"
     lines = [line for line in lines_of(text[:65536]) if line.strip()][:200]
@@ -282,6 +226,10 @@ def kind_of(path: str, text: str) -> str:
         return kind
     if sum(len(PAIR.findall(line)) >= 2 and line.lstrip()[0] != "<" for line in lines) >= 0.6 * len(lines):
         return "kv"
+    settings = [found[1] for line in lines if line.lstrip()[0] not in "#;[" and (found := SETTING.match(line))]
+    plain = sum(line.lstrip()[0] not in "#;[" for line in lines)
+    if len(settings) >= 3 and len(settings) >= 0.9 * plain and len(set(settings)) >= 0.9 * len(settings):
+        return "config"
     heads = sum(bool(TIME.match(line)) or "level" in read_log_line(line) for line in lines)
     if heads >= 0.6 * len(lines):
         return "log"

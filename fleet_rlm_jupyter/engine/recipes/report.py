@@ -32,10 +32,14 @@ def report_tally(recipe: str, slots: dict[str, str], done: Tally) -> Report:
     if recipe == "count":
         sentences, lines = said_count(slots, done), as_lines(done["lines"].get("", []))
         claims = [claim(slots, "") for _ in lines]
+    elif recipe == "list":
+        sentences, lines, claims = said_list(slots, done)
     elif slots.get("by"):
         sentences, lines, claims = said_ranking(slots, done)
     else:
         sentences, lines, claims = said_groups(recipe, slots, done)
+    if slots.get("unit", "records") not in ("records", "lines"):
+        claims = []  # what is counted is no excerpt that shows it by itself
     return Report(sentences + said_rest(slots, done), lines[:SHOWN_LINES], claims[:SHOWN_LINES])
 
 
@@ -45,12 +49,13 @@ def claim(slots: dict[str, str], value: str, field: str = "") -> dict[str, str]:
 
 
 def said_count(slots: dict[str, str], done: Tally) -> list[str]:
-    noun = "line" if slots.get("unit") == "lines" else "record"
+    unit = slots.get("unit", "records")
+    noun, plural = {"classes": "class"}.get(unit, unit[:-1]), unit
     if not slots.get("where"):
-        what = "" if noun == "line" else " A record is a line that is not blank, a CSV row or a JSON object."
-        return [f"{amount(done['records'], noun)} in {amount(done['files'], 'file')}.{what}"]
+        what = "" if noun != "record" else " A record is a line that is not blank, a CSV row or a JSON object."
+        return [f"{amount(done['records'], noun, plural)} in {amount(done['files'], 'file')}.{what}"]
     part = f" ({share(done['matched'], done['records'])})" if done["records"] else ""
-    return [f"{done['matched']:,} of {amount(done['records'], noun)}{part} match {slots['where']}."]
+    return [f"{done['matched']:,} of {amount(done['records'], noun, plural)}{part} match {slots['where']}."]
 
 
 def said_groups(recipe: str, slots: dict[str, str], done: Tally) -> tuple[list[str], list[Line], list[dict[str, str]]]:
@@ -66,6 +71,7 @@ def said_groups(recipe: str, slots: dict[str, str], done: Tally) -> tuple[list[s
     rest = f"; and {len(order) - most:,} more values" if len(order) > most else ""
     if recipe == "group_by":
         sentences = [f"{amount(len(order), 'different value')} of {field}{among}: {'; '.join(table)}{rest}."]
+        sentences.append(f"Together {total:,}.")
         keep = order[:10]
     else:
         sentences = [first_of(slots, counts, order, among), f"By {field}: {'; '.join(table)}{rest}."]
@@ -89,6 +95,22 @@ def first_of(slots: dict[str, str], counts: dict[str, int], order: list[str], am
     return f"{head}: {', '.join(order[:k])}{tie}."
 
 
+def said_list(slots: dict[str, str], done: Tally) -> tuple[list[str], list[Line], list[dict[str, str]]]:
+    """The values in the records that match, each once; the lines of the first."""
+    field, counts = slots["field"], done["counts"]
+    among = f" in records that match {slots['where']}" if slots.get("where") else ""
+    if not counts:
+        return [f"No value of {field}{among}."], [], []
+    names = sorted(counts)
+    table = [f"{name} ({counts[name]:,})" if counts[name] > 1 else name for name in names[:200]]
+    rest = f"; and {len(names) - 200:,} more" if len(names) > 200 else ""
+    sentences = [f"{amount(len(names), 'value')} of {field}{among}: {'; '.join(table)}{rest}."]
+    lines = [(line, name) for name in names if name in done["lines"] for line in as_lines(done["lines"][name])[:1]]
+    if done["matched"] <= 3:
+        sentences += [f"{path}:{at}: {text.strip()}" for (path, at, text), _ in lines]
+    return sentences, [line for line, _ in lines], [claim(slots, name, field) for _, name in lines]
+
+
 def said_ranking(slots: dict[str, str], done: Tally) -> tuple[list[str], list[Line], list[dict[str, str]]]:
     """The records with the highest or lowest number, ties included in the note."""
     k, by, order = wanted(slots), slots["by"], slots["order"]
@@ -106,6 +128,8 @@ def said_ranking(slots: dict[str, str], done: Tally) -> tuple[list[str], list[Li
     if done["not_numbers"]:
         sentences.append(f"{amount(done['not_numbers'], 'record')} without a number in {by} left out.")
     lines = [(path, line, text) for _, _, path, line, text in rows[:k]]
+    if k <= 3:
+        sentences += [f"{path}:{line}: {text.strip()}" for path, line, text in lines]
     return sentences, lines, [claim(slots, plain(row[0]), by) for row in rows[:k]]
 
 
@@ -135,11 +159,17 @@ def report_census(recipe: str, slots: dict[str, str], done: Census) -> Report:
         verb = "subclasses" if len(found) == 1 else "subclass"
         head = f"{amount(len(found), 'class', 'classes')}{where} {verb} {name} {how}"
     else:
-        kind = slots.get("kind", "any").replace("any", "class or function")
+        kind = slots.get("kind", "any").replace("any", "class, function or constant")
         head = f"{name} is defined {amount(len(found), 'time')}{where} (as a {kind})"
     ranked = sorted(modules, key=lambda path: (-modules[path], path))
     listed = "; ".join(f"{path} ({modules[path]})" for path in ranked)
     sentences = [f"{head}: {listed}." if found else f"{head}."]
+    if recipe == "definitions" and len(found) <= 12:
+        sentences += [f"{one['path']}:{one['line']}: `{one['text']}`." for one in found]
+    if recipe == "subclasses" and found:
+        names = [f"{one['name']} ({one['path']}:{one['line']})" for one in found[:60]]
+        more = f"; and {len(found) - 60:,} more" if len(found) > 60 else ""
+        sentences.append(f"Classes: {'; '.join(names)}{more}.")
     if recipe == "subclasses" and not is_transitive:
         sentences.append("Bases as written, imports resolved; slot transitive=yes also goes through other classes.")
     sentences.append(

@@ -6,18 +6,10 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TypedDict
 
-from fleet_rlm_jupyter.engine.recipes.records import (
-    Condition,
-    Line,
-    Piece,
-    Row,
-    holds,
-    lines_of,
-    number,
-    parse_where,
-    read_rows,
-    value_of,
-)
+from fleet_rlm_jupyter.engine.recipes.conditions import Condition, holds, number, parse_where
+from fleet_rlm_jupyter.engine.recipes.inventory import PYTHON_UNITS, python_rows
+from fleet_rlm_jupyter.engine.recipes.passages import TEXT_UNITS, units_of
+from fleet_rlm_jupyter.engine.recipes.records import Line, Piece, Row, lines_of, read_rows, value_of
 
 KEPT_LINES = 20
 KEPT_VALUES = 40
@@ -95,9 +87,16 @@ def empty_tally() -> Tally:
 
 
 def rows_or_lines(piece: Piece, unit: str) -> Iterator[Row]:
-    """Records, or plain lines (with their fields where a line is a record)."""
+    """Records, or what else is counted: plain lines, units of prose, definitions in Python files."""
     if unit == "records":
         yield from read_rows(piece)
+        return
+    if unit in PYTHON_UNITS:
+        yield from python_rows(piece, unit)
+        return
+    if unit in TEXT_UNITS:
+        for line, text in units_of(piece, unit):
+            yield Row(line, {}, text)
         return
     for number_, raw in enumerate(lines_of(piece.text), piece.first_line):
         yield Row(number_, {}, raw)

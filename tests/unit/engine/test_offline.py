@@ -174,7 +174,7 @@ def test_a_slot_can_be_corrected_and_run_again():
 def test_what_is_not_understood_is_said_with_the_recipes_that_fit():
     found = Tree().ask("level=ERROR service=a\n" * 5, "What is the total revenue?")
     assert found.answer.startswith(NOT_UNDERSTOOD)
-    assert "'total', 'revenue'" in found.answer
+    assert "'revenue'" in found.answer
     assert "- group_by:" in found.answer
     assert "subclasses" not in found.answer
     assert (found.recipe, found.slots, found.evidence) == ("", {}, [])

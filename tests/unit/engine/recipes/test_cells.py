@@ -12,8 +12,13 @@ SLOTS = {
     "count": {"where": "level=ERROR"},
     "group_by": {"field": NASTY},
     "top_k": {"field": "service"},
+    "list": {"field": "service", "where": "level=ERROR"},
+    "stats": {"field": "latency_ms", "by": NASTY},
+    "search": {"query": NASTY},
+    "occurrences": {"text": NASTY},
     "definitions": {"name": "f"},
     "subclasses": {"base": "Exception"},
+    "usages": {"name": "TimeoutError", "how": "raise"},
 }
 PLANS = [RecipePlan(name, SLOTS[name], NASTY) for name in RECIPES]
 
@@ -46,10 +51,10 @@ def test_a_cell_brings_every_helper_it_uses_and_no_other_recipe(plan):
         earlier = look[0] if name in ("here", "parts") else set()
         brought, used = names(code)
         assert used - brought - earlier - given <= BUILTINS
-    if RECIPES[plan.recipe].reads == "python":
-        assert "def tally" not in shown["parts"] + shown["part"]
-    else:
-        assert "def census" not in shown["parts"] + shown["part"]
+    works = {"tally": "tally", "stats": "numbers_of", "census": "census", "usages": "usages", "search": "find"}
+    for work, function in works.items():
+        is_there = f"\ndef {function}(" in shown["parts"] + shown["part"]
+        assert is_there == (work == RECIPES[plan.recipe].work)
 
 
 BUILTINS = set(dir(__import__("builtins")))

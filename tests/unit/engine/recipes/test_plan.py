@@ -27,7 +27,7 @@ def test_what_is_composed_is_parsed_back_whatever_the_texts_are(value, question)
 
 @given(st.lists(st.tuples(st.text(min_size=1), st.text(min_size=1)), min_size=1, max_size=3), st.text())
 def test_conditions_survive_the_round_trip(pairs, question):
-    from fleet_rlm_jupyter.engine.recipes.records import Condition, parse_where, show_where
+    from fleet_rlm_jupyter.engine.recipes.conditions import Condition, parse_where, show_where
 
     tests = [Condition(field, "=", (value,)) for field, value in pairs]
     where = show_where(tests)
@@ -45,8 +45,8 @@ def test_the_work_of_a_child_says_its_part():
 @pytest.mark.parametrize(
     ("recipe", "slots", "says"),
     [
-        ("guess", {}, "count, group_by, top_k, definitions, subclasses"),
-        ("group_by", {"fild": "level"}, "field, where, parts"),
+        ("guess", {}, "count, group_by, top_k, list, stats, search, occurrences, definitions, subclasses, usages"),
+        ("group_by", {"fild": "level"}, "field, unit, where, parts"),
         ("group_by", {}, "needs slot field"),
         ("group_by", {"field": ""}, "needs slot field"),
         ("top_k", {"order": "highest", "field": "service"}, "needs slot by"),

@@ -8,14 +8,13 @@ from generate import KINDS, make
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fleet_rlm_jupyter.engine.recipes.conditions import holds, parse_where
 from fleet_rlm_jupyter.engine.recipes.parts import cut, pieces_of_part
 from fleet_rlm_jupyter.engine.recipes.profile import fitted, profile
 from fleet_rlm_jupyter.engine.recipes.records import (
     RECORD_KINDS,
     Piece,
-    holds,
     kind_of,
-    parse_where,
     read_log_line,
     read_rows,
 )
@@ -73,7 +72,7 @@ def test_other_texts_have_their_kind(path, text, kind):
 def test_json_lines_are_flat_and_unreadable_ones_are_marked():
     piece = Piece("jsonl", 1, "a", '{"a": {"b": true}, "c": null, "d": [1], "e": 2.5}\n\n[1]\n{"a"\n')
     assert [(row.line, row.fields) for row in read_rows(piece)] == [
-        (1, {"a.b": "true", "e": "2.5"}),
+        (1, {"a.b": "true", "d": "1", "d.count": "1", "e": "2.5"}),
         (3, None),
         (4, None),
     ]

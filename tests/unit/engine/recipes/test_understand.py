@@ -3,8 +3,10 @@
 import pytest
 from generate import KINDS, make
 
+from fleet_rlm_jupyter.engine.recipes.parts import chosen
+from fleet_rlm_jupyter.engine.recipes.passages import find
 from fleet_rlm_jupyter.engine.recipes.plan import RecipePlan
-from fleet_rlm_jupyter.engine.recipes.profile import profile
+from fleet_rlm_jupyter.engine.recipes.profile import pieces_of, profile
 from fleet_rlm_jupyter.engine.recipes.understand import Abstention, understand
 
 TEXTS = {kind: make(kind, 30_000, seed=1).text for kind in KINDS}
@@ -53,6 +55,25 @@ UNDERSTOOD = {
         "top_k",
         {"order": "highest", "by": "latency_ms", "field": "service", "k": "1"},
     ),
+    "What is the average latency_ms per service?": ("stats", {"field": "latency_ms", "of": "mean", "by": "service"}),
+    "What is the median latency_ms?": ("stats", {"field": "latency_ms", "of": "median"}),
+    "sum of latency_ms": ("stats", {"field": "latency_ms", "of": "sum"}),
+    "What is the 95th percentile of latency_ms for auth?": (
+        "stats",
+        {"field": "latency_ms", "of": "p95", "where": "service=auth"},
+    ),
+    "Which service has the highest average latency_ms?": (
+        "stats",
+        {"field": "latency_ms", "of": "mean", "by": "service", "order": "highest", "k": "1"},
+    ),
+    "How many errors not from billing?": ("count", {"where": "level=ERROR and service!=billing"}),
+    "How many errors except in auth?": ("count", {"where": "level=ERROR and service!=auth"}),
+    "Which two services have the most errors?": ("top_k", {**MOST_ERRORS, "k": "2"}),
+    "Which services have status 500?": ("list", {"field": "service", "where": "status=500"}),
+    "How many records have latency_ms between 10 and 20?": ("count", {"where": "latency_ms>=10 and latency_ms<=20"}),
+    "How many services start with b?": ("group_by", {"field": "service", "where": "service^=b"}),
+    "How many distinkt services are there?": ("group_by", {"field": "service"}),
+    "Which day has the most errors?": ("top_k", {**MOST_ERRORS, "field": "date"}),
     "top 5 records by latency ms": ("top_k", {"order": "highest", "by": "latency_ms", "k": "5"}),
 }
 ABSTAINED = """
@@ -60,13 +81,8 @@ total revenue
 Summarize the log.
 Why does billing fail?
 Which service is the slowest?
-What is the average latency_ms per service?
-What is the median latency_ms?
-sum of latency_ms
 How many latency_ms?
 Which service has the most errors after 10:00?
-How many errors not from billing?
-How many errors except in auth?
 How many errors are not errors?
 How many users logged in?
 Which user has the most errors?
@@ -80,7 +96,10 @@ How many errors per service per level?
 Which service has the highest error rate?
 Which service caused the most damage?
 How many errors happened before billing failed?
-Which two services have the most errors?
+Which two services are the best?
+Total errors of latency
+What is the average service?
+Is the average latency_ms too high?
 How many records have status ERROR?
 How many records have level over auth?
 How many records have level ERROR and level INFO?
@@ -191,16 +210,40 @@ PYTHON_QUESTIONS = {
     "Where is the class OrderedDict defined?": ("definitions", {"name": "OrderedDict", "kind": "class"}),
     "Which module defines function urlopen?": ("definitions", {"name": "urlopen", "kind": "function"}),
     "Find the definition of json.loads": ("definitions", {"name": "json.loads"}),
+    "What is the value of the constant LIMIT?": ("definitions", {"name": "LIMIT", "kind": "constant"}),
+    "What arguments does urlopen take?": ("definitions", {"name": "urlopen"}),
+    "Which modules raise TimeoutError, and in which functions?": ("usages", {"name": "TimeoutError", "how": "raise"}),
+    "Where is TimeoutError caught?": ("usages", {"name": "TimeoutError", "how": "catch"}),
+    "Who calls json.loads()?": ("usages", {"name": "json.loads", "how": "call"}),
+    "Which modules import asyncio?": ("usages", {"name": "asyncio", "how": "import"}),
+    "Where is `LIMIT` used? Line numbers please.": ("usages", {"name": "LIMIT"}),
+    "How many classes are there?": ("count", {"unit": "classes"}),
+    "How many functions are there in a.py?": (
+        "group_by",
+        {"unit": "functions", "field": "kind", "where": "file$=a.py"},
+    ),
+    "Which functions have no docstring?": ("list", {"unit": "functions", "field": "name", "where": "docstring=no"}),
+    "Which async functions are there?": ("list", {"unit": "functions", "field": "name", "where": "async=yes"}),
+    "Which methods does A have?": ("list", {"unit": "methods", "field": "name", "where": "within=A"}),
+    "Which module defines the most classes?": (
+        "top_k",
+        {"unit": "modules", "by": "classes.count", "order": "highest", "field": "name"},
+    ),
+    "What are the 3 longest functions?": (
+        "top_k",
+        {"unit": "functions", "by": "lines", "order": "highest", "field": "name", "k": "3"},
+    ),
 }
 NOT_PYTHON = """
 Which modules do not define a class that subclasses Exception?
 Which modules define a class that subclasses Exception without a docstring?
-Which class does OrderedDict subclass?
 Which classes subclass nothing?  And why?
 Which modules define the most classes that subclass Exception?
 Does ValueError subclass Exception?
-Which modules import asyncio?
-How many functions are there?
+Which modules import too much?
+How many functions are too long?
+Which functions call json.loads twice?
+Who wrote OrderedDict?
 Explain OrderedDict
 Which modules define a class that subclasses Exception or OSError?
 Which classes that subclass Exception are used?
@@ -242,3 +285,104 @@ def test_a_question_too_long_to_be_seen_whole_is_not_answered():
     assert planned("How many errors are there?" + " " * 5000 + "x", TEXTS["kv"]) == Abstention(
         "the question is too long"
     )
+
+
+PROSE = "Of ships\n\nA crow sat on the fence of an old farm.\n\nThe farmer sold his cows and bought a ship.\n" * 3
+TEXT_QUESTIONS = {
+    "How many times does the word ship occur?": ("occurrences", {"text": "ship"}),
+    "How often is Nineveh mentioned in the book?": ("occurrences", {"text": "Nineveh"}),
+    'Where does the phrase "old farm" first appear?': ("occurrences", {"text": "old farm"}),
+    "Which word occurs more often, crow or ship?": ("occurrences", {"text": "crow|ship"}),
+    "How many paragraphs are there?": ("count", {"unit": "paragraphs"}),
+    "Find the passages about ships": ("search", {"query": "ships", "strict": "yes"}),
+    "What does the book say about old farms?": ("search", {"query": "old farms", "strict": "yes"}),
+    "Who sold his cows?": ("search", {"query": "sold cows", "strict": "yes", "k": "5"}),
+    "Where did the crow sit?": ("search", {"query": "crow sit", "strict": "yes", "k": "5"}),
+}
+NOT_TEXT = """
+Why did the crow sit on the fence?
+Who is the best farmer, the old or the new?
+Should the farmer have sold his cows?
+Summarize the story.
+Is the crow old?
+What is the mood of the farmer?
+Who?
+What is it about?
+Does the farmer like the crow?
+""".strip().split("\n")
+
+
+@pytest.mark.parametrize("question", TEXT_QUESTIONS)
+def test_questions_about_prose(question):
+    assert planned(question, PROSE) == TEXT_QUESTIONS[question]
+
+
+@pytest.mark.parametrize("question", NOT_TEXT)
+def test_opinions_and_reasons_are_not_looked_for_in_prose(question):
+    plan = planned(question, PROSE)
+    if isinstance(plan, tuple):  # a search for words that no passage has together ends in an abstention
+        slots = plan[1]
+        assert plan[0] == "search"
+        assert find(chosen(pieces_of(PROSE), "text", ""), slots)["full"] == 0
+
+
+THINGS = """thing,kind,size_kb,in_stock,note
+apple,fruit,3,true,
+pear,fruit,4,false,soft
+table,furniture,900,true,
+chair,furniture,300,true,oak
+lamp,light,40,false,
+"""
+THING_QUESTIONS = {
+    "How many things are there?": ("count", {}),
+    "How many fruit things are in stock?": ("count", {"where": "kind=fruit and in_stock=true"}),
+    "Which things are not in stock?": ("list", {"field": "thing", "where": "in_stock=false"}),
+    "What kind of thing is the lamp?": ("list", {"field": "kind", "where": "thing=lamp"}),
+    "What is the size of the chair?": ("list", {"field": "size_kb", "where": "thing=chair"}),
+    "Which thing is the biggest?": ("top_k", {"field": "thing", "by": "size_kb", "order": "highest", "k": "1"}),
+    "What are the 2 smallest things?": ("top_k", {"field": "thing", "by": "size_kb", "order": "lowest", "k": "2"}),
+    "How many things are larger than 100 kb?": ("count", {"where": "size_kb>100"}),
+    "How many things have a note?": ("count", {"where": "note=*"}),
+    "Which things are without a note?": ("list", {"field": "thing", "where": "note!=*"}),
+    "What is the total size per kind?": ("stats", {"field": "size_kb", "of": "sum", "by": "kind"}),
+    "How many things end with e?": ("count", {"where": "thing$=e"}),
+}
+NOT_THINGS = """
+How many things are larger than the lamp?
+Which things are useful?
+How many things cost more than 5?
+Which thing is the oldest?
+What is the best kind?
+How heavy is the table?
+What is the thing?
+How many things are 5?
+""".strip().split("\n")
+
+
+@pytest.mark.parametrize("question", THING_QUESTIONS)
+def test_records_are_named_by_the_field_that_tells_them_apart(question):
+    assert planned(question, THINGS) == THING_QUESTIONS[question]
+
+
+@pytest.mark.parametrize("question", NOT_THINGS)
+def test_what_the_records_do_not_say_is_not_guessed_at(question):
+    assert isinstance(planned(question, THINGS), Abstention)
+
+
+def test_settings_are_asked_for_by_their_keys():
+    text = "# kernel\nvm.swappiness = 60\nkernel.pid_max = 32768\nnet.ipv4.tcp_syncookies = 1\nvm.laptop_mode = 0\n"
+    assert planned("What is vm.swappiness set to?", text) == ("list", {"field": "value", "where": "key=vm.swappiness"})
+    assert planned("How many settings are there?", text) == ("count", {})
+    assert planned("Which settings start with vm?", text) == ("list", {"field": "key", "where": "key^=vm"})
+
+
+def test_the_words_of_a_plain_log_are_fields_by_their_place_and_values_name_them():
+    text = "".join(
+        f"2026-11-{1 + n % 9:02} 10:00:00 {('install', 'upgrade', 'remove')[n % 3]} pkg{n % 7}:amd64 1.{n}\n"
+        for n in range(99)
+    )
+    assert planned("How many upgrades were there?", text) == ("count", {"where": "word3=upgrade"})
+    assert planned("Count the lines by action (install, upgrade, remove)", text) == ("group_by", {"field": "word3"})
+    assert planned("How many lines for pkg3?", text) == ("count", {"where": "word4=pkg3:amd64"})
+    busiest = planned("What is the busiest day, and how many lines does it have?", text)
+    assert busiest == ("top_k", {"field": "date", "order": "most", "k": "1"})
