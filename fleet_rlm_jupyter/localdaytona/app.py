@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import hmac
 import sys
+import time
 import traceback
 from collections.abc import Awaitable, Callable
 
@@ -31,6 +32,7 @@ class ControlPlane:
         self._about = about
         self._faults = faults
         self._tokens = PreviewTokens()
+        self._started = time.time()
         self.web = web.Application(middlewares=[self._guard, self._go_wrong], client_max_size=64 << 20)
         self.events = EventSocket(self.web, _SOCKET_PATH, key)
 
@@ -175,11 +177,11 @@ class ControlPlane:
         return web.json_response({"sandboxId": sandbox.identifier, "url": url, "token": token})
 
     async def _snapshots(self, request: web.Request) -> web.Response:
-        only = [self._sandboxes.snapshot()]
+        only = [listing.snapshot(self._started)]
         return web.json_response({"items": only, "total": 1, "page": 1, "totalPages": 1})
 
     async def _snapshot(self, request: web.Request) -> web.Response:
-        snapshot = self._sandboxes.snapshot()
+        snapshot = listing.snapshot(self._started)
         if request.match_info["id"] not in (snapshot["id"], snapshot["name"]):
             raise ApiError(404, "NOT_FOUND", f"Snapshot {request.match_info['id']} not found: here is only 'local'")
         return web.json_response(snapshot)
@@ -236,12 +238,12 @@ class ControlPlane:
         return web.Response()
 
 
-async def keep_time(sandboxes: LocalSandboxes, every: float) -> None:
-    """Let the timers run until cancelled; one failure must not stop them all."""
+async def keep_time(work: Callable[[], Awaitable[None]], every: float) -> None:
+    """Do `work` again and again until cancelled; one failure must not end that."""
     while True:
         await asyncio.sleep(every)
         try:
-            await sandboxes.tick()
+            await work()
         except Exception:
             traceback.print_exc(file=sys.stderr)
 

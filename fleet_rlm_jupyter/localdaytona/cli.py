@@ -101,7 +101,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--level", choices=("auto", "L3", "L2", "L1"), default="auto", help="isolation of sandboxes")
     add("--allow-unisolated", action="store_true", help="accept level L1, where code runs as you")
     add("--data", default="", help="folder that keeps the volumes (default: they end with the server)")
-    add("--memory-mb", type=int, default=0, help="memory of each process in a sandbox that asks for none; 0: no limit")
+    add("--memory-mb", type=int, default=0, help="memory of a sandbox that asks for none; 0: no limit")
+    add("--disk-mb", type=int, default=10240, help="files of a sandbox that asks for no disk, in all; 0: no limit")
     add("--ready-fd", type=int, help="descriptor for the line of JSON that says it is ready (default: stdout)")
     add("--die-with-parent", action="store_true", help="stop when the parent ends or closes our stdin")
     add("--parent-fd", type=int, help="like --die-with-parent, but watches this descriptor instead of stdin")
@@ -119,8 +120,8 @@ def _options(given: argparse.Namespace) -> ServerOptions:
         )
     if not 0 <= given.port <= 65535:
         raise _Refused("bad_option", f"there is no port {given.port}", "choose one from 0 to 65535")
-    if given.memory_mb < 0 or given.minute_seconds <= 0:
-        raise _Refused("bad_option", "memory and minutes must be positive", "leave the option out for the default")
+    if min(given.memory_mb, given.disk_mb) < 0 or given.minute_seconds <= 0:
+        raise _Refused("bad_option", "memory, disk and minutes must be positive", "leave it out for the default")
     parent_fd = given.parent_fd
     if parent_fd is None and given.die_with_parent:
         parent_fd = sys.stdin.fileno()
@@ -138,6 +139,7 @@ def _options(given: argparse.Namespace) -> ServerOptions:
         data=os.path.abspath(os.path.expanduser(given.data)) if given.data else "",
         home=os.path.expanduser("~"),
         memory_mb=given.memory_mb,
+        disk_mb=given.disk_mb,
         minute_seconds=given.minute_seconds,
         parent_fd=parent_fd,
         faults=faults,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fleet_rlm_jupyter.localdaytona.plan import INSIDE_UID, USER
 
-_PREFIX = "fleet-localdaytona-"
+PREFIX = "fleet-localdaytona-"
 _ETC_FILES = ("ld.so.cache", "ld.so.conf", "localtime", "timezone", "mime.types", "protocols", "services", "os-release")
 _ETC_FOLDERS = ("ld.so.conf.d", "alternatives", "ssl/certs", "fonts", "pki/tls/certs", "pki/ca-trust/extracted")
 _LONGEST_PARENT = 56
@@ -24,7 +24,7 @@ class Folders:
 
     def __init__(self, owner: int | None) -> None:
         self._owner = owner
-        self.base = tempfile.mkdtemp(prefix=_PREFIX, dir=_parent())
+        self.base = tempfile.mkdtemp(prefix=PREFIX, dir=temporary())
         # Other users of this machine may only come in where sandboxes run as another user. Else code could leave
         # a set-user-id program of ours in its home for them.
         self._mode = 0o700 if owner is None else 0o711
@@ -58,7 +58,7 @@ class Folders:
 
 def sweep() -> None:
     """Delete what servers left that were killed together with their fork servers."""
-    for folder in Path(_parent()).glob(f"{_PREFIX}*"):
+    for folder in Path(temporary()).glob(f"{PREFIX}*"):
         try:
             if folder.lstat().st_uid != os.getuid():
                 continue
@@ -79,12 +79,22 @@ def remove_tree(path: str) -> None:
         subprocess.run([*argv, "--", path], stderr=subprocess.DEVNULL, env={"PATH": SYSTEM_PATH}, check=False)
 
 
+def megabytes(paths: list[str]) -> dict[str, int]:
+    """What the files below each path take on the disk. Without root, what code closed to itself is not counted."""
+    if not paths:
+        return {}
+    argv, env = ["du", "-skx", "--", *paths], {"PATH": SYSTEM_PATH}
+    done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=env, text=True, check=False)
+    sizes = (line.split("\t", 1) for line in done.stdout.splitlines())
+    return {path: int(size) >> 10 for size, path in sizes}
+
+
 def reachable_by_all(path: Path) -> bool:
     """Whether any user may enter the folders that lead to `path`, as far as they exist."""
     return all(parent.stat().st_mode & stat.S_IXOTH for parent in path.parents if parent.exists())
 
 
-def _parent() -> str:
+def temporary() -> str:
     chosen = tempfile.gettempdir()
     return chosen if len(chosen) <= _LONGEST_PARENT else "/tmp"  # sockets need a short path
 

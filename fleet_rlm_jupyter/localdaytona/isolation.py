@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from fleet_rlm_jupyter.localdaytona import linux, namespaces, restricted, toolbox
+from fleet_rlm_jupyter.localdaytona import cgroups, linux, namespaces, restricted, toolbox
 from fleet_rlm_jupyter.localdaytona.plan import INSIDE_UID, SandboxPlan
 
 _PROBE_SECONDS = 20
@@ -20,6 +20,9 @@ def become(plan: SandboxPlan, listener: socket.socket, link: socket.socket) -> N
     Raises OSError when a step is refused; nothing of the sandbox's code has run then.
     """
     confine: Callable[[], None] | None = None
+    if sys.platform == "linux":
+        cgroups.enter(plan)
+        linux.die_first()
     if plan.level == "L3":
         namespaces.begin(plan)
         parent = os.pidfd_open(os.getpid())

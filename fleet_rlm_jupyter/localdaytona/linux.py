@@ -104,6 +104,12 @@ def set_dumpable(allowed: bool) -> None:
     prctl(_PR_SET_DUMPABLE, int(allowed))
 
 
+def die_first() -> None:
+    """When the machine runs out of memory, let the kernel take this process, and what it starts, before others."""
+    with open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")
+
+
 def adopt_orphans() -> None:
     prctl(_PR_SET_CHILD_SUBREAPER, 1)
 

@@ -1,12 +1,13 @@
 """Which sandboxes a list shows: Daytona's filters and pages, and its delay where that fault is on."""
 
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 
 from multidict import MultiMapping
 
-from fleet_rlm_jupyter.localdaytona.wire import ApiError
+from fleet_rlm_jupyter.localdaytona.wire import ApiError, timestamp
 
 _MAX_PAGE = 200
 
@@ -46,6 +47,31 @@ def page(shown: Sequence[Mapping[str, object]], query: MultiMapping[str]) -> dic
     ]
     following = str(start + limit) if start + limit < len(found) else None
     return {"items": found[start : start + limit], "nextCursor": following}
+
+
+def snapshot(since: float) -> dict[str, object]:
+    """The one there is, as Daytona's `SnapshotDto`: this machine with its Python, `since` a moment."""
+    moment = timestamp(since)
+    return {
+        "id": "local",
+        "organizationId": "local",
+        "general": True,
+        "name": "local",
+        "imageName": "local",
+        "state": "active",
+        "size": None,
+        "entrypoint": None,
+        "cpu": os.cpu_count() or 1,
+        "gpu": 0,
+        "mem": 0,
+        "disk": 0,
+        "errorReason": None,
+        "createdAt": moment,
+        "updatedAt": moment,
+        "lastUsedAt": None,
+        "sourceSandboxId": None,
+        "sandboxClass": "container",
+    }
 
 
 def _has(labels: object, wanted: Mapping[str, object]) -> bool:

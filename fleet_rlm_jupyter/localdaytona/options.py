@@ -16,6 +16,7 @@ class ServerOptions:
     data: str = ""
     home: str = "/"
     memory_mb: int = 0
+    disk_mb: int = 0
     minute_seconds: float = 60.0
     parent_fd: int | None = None
     faults: tuple[Fault, ...] = ()

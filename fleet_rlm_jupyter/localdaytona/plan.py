@@ -40,6 +40,7 @@ class SandboxPlan:
     env: dict[str, str] = field(default_factory=dict)
     limits: ProcessLimits = field(default_factory=ProcessLimits)
     path: str = "/usr/local/bin:/usr/bin:/bin"
+    groups: tuple[str, ...] = ()  # control groups to make and enter; the processes of one sandbox each
     strict_volumes: bool = False  # for tests: they know no rename, append, change or lock
     probe: str = ""  # an interpreter to try inside; the sandbox says how it went and ends
 
@@ -63,6 +64,7 @@ class SandboxPlan:
     def from_json(cls, text: str) -> "SandboxPlan":
         raw = json.loads(text)
         raw["read_only"] = tuple(raw["read_only"])
+        raw["groups"] = tuple(raw["groups"])
         raw["mounts"] = tuple(MountedVolume(**mount) for mount in raw["mounts"])
         raw["limits"] = ProcessLimits(**raw["limits"])
         return cls(**raw)

@@ -9,8 +9,9 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from fleet_rlm_jupyter.localdaytona.cgroups import Delegation
 from fleet_rlm_jupyter.localdaytona.faults import Faults
-from fleet_rlm_jupyter.localdaytona.folders import Folders
+from fleet_rlm_jupyter.localdaytona.folders import Folders, megabytes
 from fleet_rlm_jupyter.localdaytona.listing import Departed
 from fleet_rlm_jupyter.localdaytona.plan import MountedVolume, ProcessLimits, SandboxPlan, socket_path
 from fleet_rlm_jupyter.localdaytona.spawner import Spawner, SpawnError
@@ -62,7 +63,9 @@ class Ground:
     path: str
     read_only: tuple[str, ...]
     memory_mb: int
+    disk_mb: int
     toolbox_url: str
+    delegation: Delegation
     minute_seconds: float  # how long a minute of the timers lasts
 
 
@@ -76,7 +79,6 @@ class LocalSandboxes:
         self._tell = tell
         self._all: dict[str, LocalSandbox] = {}
         self._faults = faults
-        self._started = time.time()
         self._departed = Departed()
         self._running: set[asyncio.Task[None]] = set()
 
@@ -180,7 +182,7 @@ class LocalSandboxes:
         """The processes of a sandbox are gone; if nobody asked for that, it failed."""
         sandbox = self._all.get(identifier)
         if sandbox is not None and sandbox.state == "started":
-            sandbox.error = "the sandbox's process ended: it was killed, or ran out of memory"
+            sandbox.error = sandbox.error or "the sandbox's process ended: it was killed, or ran out of memory"
             self._run(self._change(sandbox, "error"))
 
     async def tick(self) -> None:
@@ -197,6 +199,19 @@ class LocalSandboxes:
                 await self.archive(sandbox)
             elif sandbox.stopped and 0 < sandbox.auto_delete * minute <= now - sandbox.stopped:
                 await self.delete(sandbox)
+
+    async def watch_disk(self) -> None:
+        """Kill the sandboxes whose files have grown beyond their limit."""
+        limits = {
+            self.folder(one): (one, limit)
+            for one in self.all()
+            if one.state == "started" and (limit := number(one.wanted, "disk", 0) * 1024 or self._ground.disk_mb)
+        }
+        for folder, size in (await asyncio.to_thread(megabytes, list(limits))).items():
+            sandbox, limit = limits[folder]
+            if size > limit and sandbox.state == "started":
+                sandbox.error = f"its files are more than the {limit} MB of its disk: it was stopped"
+                await self.kill(sandbox)
 
     def folder(self, sandbox: LocalSandbox) -> str:
         return f"{self._ground.folders.base}/{sandbox.identifier}"
@@ -247,30 +262,6 @@ class LocalSandboxes:
 
     def _listed(self, sandbox: LocalSandbox) -> dict[str, object]:
         return {name: value for name, value in self.describe(sandbox).items() if name not in _NOT_LISTED}
-
-    def snapshot(self) -> dict[str, object]:
-        """The one there is, as Daytona's `SnapshotDto`: this machine with its Python."""
-        moment = timestamp(self._started)
-        return {
-            "id": "local",
-            "organizationId": "local",
-            "general": True,
-            "name": "local",
-            "imageName": "local",
-            "state": "active",
-            "size": None,
-            "entrypoint": None,
-            "cpu": os.cpu_count() or 1,
-            "gpu": 0,
-            "mem": 0,
-            "disk": 0,
-            "errorReason": None,
-            "createdAt": moment,
-            "updatedAt": moment,
-            "lastUsedAt": None,
-            "sourceSandboxId": None,
-            "sandboxClass": "container",
-        }
 
     def _must_exist(self, sandbox: LocalSandbox) -> None:
         if self._all.get(sandbox.identifier) is not sandbox:
@@ -339,6 +330,7 @@ class LocalSandboxes:
             env=strings(sandbox.wanted, "env"),
             limits=limits,
             path=self._ground.path,
+            groups=self._ground.delegation.groups(self._ground.folders.base, sandbox.identifier),
             strict_volumes=self._faults.shows("strict_volume") is not None,
         )
 

@@ -12,10 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from fleet_rlm_jupyter.localdaytona import app, levels, restricted
+from fleet_rlm_jupyter.localdaytona import app, cgroups, levels, restricted
+from fleet_rlm_jupyter.localdaytona.cgroups import Delegation
 from fleet_rlm_jupyter.localdaytona.door import Door
 from fleet_rlm_jupyter.localdaytona.faults import Faults
-from fleet_rlm_jupyter.localdaytona.folders import Folders, reachable_by_all, remove_tree
+from fleet_rlm_jupyter.localdaytona.folders import PREFIX, Folders, reachable_by_all, remove_tree, temporary
 from fleet_rlm_jupyter.localdaytona.levels import LABELS, NotIsolated
 from fleet_rlm_jupyter.localdaytona.options import ServerOptions
 from fleet_rlm_jupyter.localdaytona.plan import SandboxPlan
@@ -57,7 +58,8 @@ async def serve(
         data, notice = _data_folder(options, folders, footing, owner)
         faults = Faults(options.faults)
         volumes = LocalVolumes(data / "volumes", owner, faults)
-        about = _about(footing, notice, door.port)
+        delegation = _delegation()
+        about = _about(footing, notice, door.port, delegation)
         plane = app.ControlPlane(options.key, about, faults)
         ground = Ground(
             level=footing.level,
@@ -66,19 +68,26 @@ async def serve(
             path=folders.path_with(footing.python),
             read_only=_read_only(footing, options),
             memory_mb=options.memory_mb,
+            disk_mb=options.disk_mb,
             toolbox_url=f"http://127.0.0.1:{door.port}/toolbox",
+            delegation=delegation,
             minute_seconds=options.minute_seconds,
         )
         sandboxes = LocalSandboxes(ground, spawner, volumes, faults, plane.events.tell)
         relay.append(sandboxes)
         plane.open(sandboxes, volumes, door.shut_for)
         await door.open(plane.web)
-        timers = asyncio.create_task(app.keep_time(sandboxes, min(options.minute_seconds / 6, 5)))
+        minute = options.minute_seconds
+        timers = [
+            asyncio.create_task(app.keep_time(sandboxes.tick, min(minute / 6, 5))),
+            asyncio.create_task(app.keep_time(sandboxes.watch_disk, min(max(minute / 12, 0.2), 5))),
+        ]
         stop = _stop_signals(options)
         on_ready(about)
         lost = asyncio.create_task(spawner.lost.wait())
         await asyncio.wait([asyncio.create_task(stop.wait()), lost], return_when=asyncio.FIRST_COMPLETED)
-        timers.cancel()
+        for timer in timers:
+            timer.cancel()
         await app.close(plane)
         with contextlib.suppress(TimeoutError):
             await door.close()
@@ -156,13 +165,20 @@ def _data_folder(options: ServerOptions, folders: Folders, footing: Footing, own
     return other, f"; volumes are kept in {other}, because the user that code runs as cannot enter {wanted}"
 
 
-def _about(footing: Footing, notice: str, port: int) -> dict[str, object]:
+def _delegation() -> Delegation:
+    found = cgroups.delegation()
+    cgroups.sweep(found.parents, temporary(), PREFIX)
+    return found
+
+
+def _about(footing: Footing, notice: str, port: int, delegation: Delegation) -> dict[str, object]:
     return {
         "port": port,
         "url": f"http://127.0.0.1:{port}/api",
         "level": footing.level,
         "label": LABELS[footing.level],
         "reason": footing.reason + notice,
+        "limits": delegation.limits,
         "python": footing.python,
         "pid": os.getpid(),
     }

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fleet_rlm_jupyter.localdaytona import isolation, linux
+from fleet_rlm_jupyter.localdaytona import cgroups, isolation, linux
 from fleet_rlm_jupyter.localdaytona.folders import remove_tree
 from fleet_rlm_jupyter.localdaytona.plan import SandboxPlan, socket_path
 from fleet_rlm_jupyter.localdaytona.processtable import members
@@ -40,6 +40,7 @@ class Zygote:
         self._forked: dict[int, Callable[[int], None]] = {}
         self._selector = selectors.DefaultSelector()
         self._doomed: dict[int, float] = {}
+        self._groups: dict[str, tuple[str, ...]] = {}
         self._received = b""
         self._open = True
 
@@ -84,6 +85,7 @@ class Zygote:
                     raise ValueError(f"no such request: {other}")
 
     def _start(self, plan: SandboxPlan) -> None:
+        self._groups[plan.sandbox_id] = plan.groups
         try:
             listener = _listen(plan.socket)
             ours, theirs = socket.socketpair()
@@ -139,9 +141,10 @@ class Zygote:
         if not path.startswith(f"{self._base}/") or not os.path.lexists(path):
             self._say(identifier, "removed")
             return
+        groups = self._groups.pop(identifier, ()) if path == f"{self._base}/{identifier}" else ()
         pid = os.fork()
         if pid == 0:
-            _run_child(lambda: _remove_sandbox(path), None, keep=())
+            _run_child(lambda: _remove_sandbox(path, groups), None, keep=())
         self._forked[pid] = lambda status: self._say(identifier, "removed")
 
     def _on_child(self, wake: socket.socket) -> None:
@@ -190,6 +193,8 @@ class Zygote:
             except ChildProcessError:
                 break
         signal.setitimer(signal.ITIMER_REAL, 0)
+        for groups in self._groups.values():
+            cgroups.remove(groups)
         remove_tree(self._base)
 
     def _kill_rest(self) -> None:
@@ -197,7 +202,8 @@ class Zygote:
             _kill(pid)
 
 
-def _remove_sandbox(folder: str) -> None:
+def _remove_sandbox(folder: str, groups: tuple[str, ...]) -> None:
+    cgroups.remove(groups)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(socket_path(folder))
     remove_tree(folder)

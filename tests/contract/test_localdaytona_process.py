@@ -74,11 +74,12 @@ def test_nothing_is_left_five_seconds_after_kill_minus_nine(level: str, victim: 
     sandbox = client.create(timeout=SECONDS)
     sandbox.process.exec(f"{marker} & (setsid {marker} &) ; chmod 000 ~ ; true", timeout=5)
     assert len(processes_with(marker)) >= 2
-    assert list(temporary.iterdir())
+    (base,) = temporary.iterdir()
     os.kill(parent.pid if victim == "parent" else ready["pid"], signal.SIGKILL)
     until(lambda: not processes_with(marker), CLEAN_SECONDS)
     until(lambda: not processes_with(str(temporary)), CLEAN_SECONDS)
     until(lambda: not list(temporary.iterdir()), CLEAN_SECONDS)
+    until(lambda: not list(Path("/sys/fs/cgroup").rglob(f"{base.name}.*")), CLEAN_SECONDS)
     until(lambda: not Path(f"/proc/{ready['pid']}/fd").exists() or victim == "server", CLEAN_SECONDS)
     parent.kill()
     parent.wait(SECONDS)
@@ -97,6 +98,24 @@ def test_the_server_ends_with_its_fork_server_and_leaves_nothing(level: str, tem
         assert server.process.wait(SECONDS) == 1
         until(lambda: not processes_with(marker), CLEAN_SECONDS)
         assert not list(temporary.iterdir())
+
+
+def test_two_servers_side_by_side_do_not_touch_each_other(temporary: Path, tmp_path: Path) -> None:
+    env = {"TMPDIR": str(temporary)}
+    one, two = (start(tmp_path / name, "auto", env=env) for name in ("one", "two"))
+    ours, theirs = Daytona(one.config()), Daytona(two.config())
+    sandbox = theirs.create(timeout=SECONDS)
+    theirs.volume.create("theirs")
+    assert [item.id for item in ours.list()] == []
+    assert ours.volume.list() == []
+    assert ours.create(timeout=SECONDS).process.exec("true", timeout=5).exit_code == 0
+    one.process.kill()
+    until(lambda: len(list(temporary.iterdir())) == 1, CLEAN_SECONDS)
+    third = start(tmp_path / "three", "auto", env=env)  # sweeps what is left of the first, and nothing else
+    assert sandbox.process.exec("echo lives", timeout=5).result == "lives\n"
+    assert (third.end(), two.end()) == (0, 0)
+    one.process.wait(SECONDS)
+    assert not list(temporary.iterdir())
 
 
 def test_the_next_server_sweeps_what_a_killed_fork_server_left(temporary: Path, tmp_path: Path) -> None:
@@ -227,7 +246,7 @@ def test_the_key_is_not_seen_by_others_when_it_comes_by_the_environment(temporar
 def test_the_ready_line_says_where_and_how(temporary: Path) -> None:
     server = start(temporary, "auto")
     assert server.url == f"http://127.0.0.1:{server.ready['port']}/api"
-    assert set(server.ready) == {"port", "url", "level", "label", "reason", "python", "pid"}
+    assert set(server.ready) == {"port", "url", "level", "label", "reason", "limits", "python", "pid"}
     assert server.ready["label"].startswith("Local — ")
     assert server.end() == 0
 
