@@ -234,7 +234,7 @@ def load(
     try:
         return Loaded(settings=Settings.model_validate(nested), sources=sources)
     except ValidationError as err:
-        raise _explained(err, sources) from err
+        raise explained(err, sources) from err
 
 
 def variable(name: str) -> str:
@@ -311,7 +311,8 @@ def _put(nested: dict[str, Any], name: str, value: Any) -> None:
     nested[last] = value
 
 
-def _explained(err: ValidationError, sources: Mapping[str, str]) -> BadSettings:
+def explained(err: ValidationError, sources: Mapping[str, str]) -> BadSettings:
+    """What is wrong with the first bad value, which is repeated where it cannot be a key."""
     first = err.errors(include_url=False)[0]
     name = ".".join(str(part) for part in first["loc"])
     # Texts may be keys in the wrong place; what fails as a number, a choice or a switch is worth repeating.
@@ -334,6 +335,17 @@ def data_folder() -> Path:
     from jupyter_core.paths import jupyter_data_dir
 
     return Path(jupyter_data_dir()) / "fleet_rlm"
+
+
+def url_of(settings: StoreSettings) -> str:
+    """`store.url`, or the file in the Jupyter data folder."""
+    return settings.url or f"sqlite:///{data_folder() / 'fleet.db'}"
+
+
+def folder_of(settings: StoreSettings) -> Path:
+    """What is kept beside the store: the folder of its file, or ours in the Jupyter data folder."""
+    url = settings.url or ""
+    return Path(url.removeprefix("sqlite:///")).parent if url.startswith("sqlite:///") else data_folder()
 
 
 def child_environment(**more: str) -> dict[str, str]:

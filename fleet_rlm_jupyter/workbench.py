@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import dspy
 
 from fleet_rlm_jupyter.domain.budget import Budget
 from fleet_rlm_jupyter.domain.context import Context
-from fleet_rlm_jupyter.domain.errors import BadRequest, NoSuchSession, StoreFailed
+from fleet_rlm_jupyter.domain.errors import BadRequest, FleetError, NoSuchSession, StoreFailed
 from fleet_rlm_jupyter.domain.events import Event, Limits
 from fleet_rlm_jupyter.domain.ports import EXECUTION_INSTRUCTIONS, Interpreter, Role, Sandboxes
 from fleet_rlm_jupyter.domain.question import Check, Question
 from fleet_rlm_jupyter.domain.session import Session, new_id
-from fleet_rlm_jupyter.engine.ask import Ask
+from fleet_rlm_jupyter.engine.ask import HISTORY_TURNS, Ask, as_history
 from fleet_rlm_jupyter.engine.contexts import read_context
+from fleet_rlm_jupyter.engine.controls import Controls
 from fleet_rlm_jupyter.engine.models import Models
 from fleet_rlm_jupyter.engine.offline import compose
+from fleet_rlm_jupyter.engine.own import OwnProgram
 from fleet_rlm_jupyter.engine.recursion import Site
 from fleet_rlm_jupyter.engine.run import execute
 from fleet_rlm_jupyter.engine.trace import Watcher
 from fleet_rlm_jupyter.settings import Loaded, Settings, load
+from fleet_rlm_jupyter.store.journal import FullValue
 from fleet_rlm_jupyter.verbs.checks import check_all
 from fleet_rlm_jupyter.verbs.house import House
 from fleet_rlm_jupyter.verbs.live import LiveRun
+from fleet_rlm_jupyter.verbs.programs import Programs
 from fleet_rlm_jupyter.verbs.runs import Runs
 from fleet_rlm_jupyter.verbs.sessions import Sessions
+from fleet_rlm_jupyter.verbs.settings_view import SettingsView
 from fleet_rlm_jupyter.verbs.smoke import Phase, smoke
-from fleet_rlm_jupyter.verbs.starting import Request, Starter
+from fleet_rlm_jupyter.verbs.starting import Request, Starter, Work
+
+if TYPE_CHECKING:
+    from fleet_rlm_jupyter.store.contexts import StoredContexts
 
 LOCAL_OWNER = "local"
 
@@ -54,7 +65,14 @@ class Workbench:
         self.owner = owner
         self.runs = Runs(self._house, owner)
         self.sessions = Sessions(self._house, owner)
+        self.programs = Programs()
+        self.settings_view = SettingsView(self._house)
         self._starter = Starter(self._house, owner)
+
+    @property
+    def contexts(self) -> StoredContexts:
+        """What was sent here to be asked about, by digest."""
+        return self._house.contexts(self.owner)
 
     @property
     def loaded(self) -> Loaded:
@@ -83,37 +101,73 @@ class Workbench:
             raise BadRequest("the question is empty", "say what you want to know")
         models = self.models()
         text = _composed(asked, models)
-        sandboxes = self.sandboxes(trusted_code=models.is_offline)
-        session_id = self._session_id(asked.session_id)
         context = self._context(asked)
-        run_id = new_id("r")
         notes = str(context.manifest) if context.manifest.files else ""
-        program = Ask(Site(session_id, run_id, models, sandboxes), asked.mode, notes)
+        site = self._site(
+            self._session_id(asked.session_id), trusted_code=models.is_offline, can_answer=asked.can_answer
+        )
+        history = self._history(site.session_id) if asked.session_id is not None and not models.is_offline else None
+        program = Ask(site, asked.mode, notes, history)
         inputs = {"context": context.value, "question": text}
         program.prepare(inputs)
-        budget = Budget(limits or self.settings.budget)
         request = Request(
-            run_id,
-            session_id,
+            site.run_id,
+            site.session_id,
             asked.text,
             in_session=asked.session_id is not None,
             key=asked.key,
             digest=asked.digest() if asked.key is not None else "",
             when_busy=asked.when_busy,
         )
-        return self._starter.begin(request, budget, lambda emit: execute(program, inputs, budget, emit), watcher)
+        return self._begin(request, program, inputs, limits, watcher)
+
+    def run(
+        self,
+        program: str | dspy.Module,
+        inputs: Mapping[str, Any],
+        limits: Limits | None = None,
+        watcher: Watcher | None = None,
+        session_id: str | None = None,
+    ) -> LiveRun:
+        """Run a program: one of `programs` by its name, or a DSPy module of the caller's own.
+
+        Its LM calls draw on the run's budget and its RLMs take their sandboxes here. Raises what `ask` raises.
+        """
+        if isinstance(program, str):
+            expected = self.programs.get(program).inputs
+            if sorted(inputs) != sorted(expected):
+                raise BadRequest(f"{program} takes {' and '.join(expected)}", f"not {', '.join(inputs) or 'nothing'}")
+            asked = Question(str(inputs["question"]), context=inputs["context"], session_id=session_id)
+            return self.ask(asked, limits, watcher)
+        site = self._site(self._session_id(session_id))
+        name = type(program).__name__
+        own = OwnProgram(site, program, name)
+        own.prepare()
+        request = Request(site.run_id, site.session_id, own.message(inputs), in_session=session_id is not None)
+        return self._begin(request, own, dict(inputs), limits, watcher)
 
     def follow(self, run_id: str, since: int = 0) -> Iterator[Event]:
         """Events of a run from seq `since` on, until it ends, wherever it goes on or went on. Raises NoSuchRun."""
         return self.runs.follow(run_id, since)
 
-    def cancel(self, run_id: str) -> None:
-        """Stop a run of this process; harmless when it has ended. Raises NoSuchRun, and BadRequest for another's."""
+    def cancel(self, run_id: str, call_id: str | None = None) -> None:
+        """Stop a run of this process, or only one call of it and what is below; harmless when it has ended.
+
+        Raises NoSuchRun, and BadRequest for a run that another process works on and for a call that has not begun.
+        """
         live = self._house.find(run_id, self.owner)
         if live is not None:
-            live.cancel()
+            live.cancel(call_id)
         elif self.runs.get(run_id).status is None:
             raise BadRequest(f"another process works on run {run_id}", "stop it where it was started")
+
+    def answer(self, run_id: str, call_id: str, text: str) -> None:
+        """Answer what a call of a run has asked. Raises NoSuchRun, and BadRequest if it asks nothing."""
+        live = self._house.find(run_id, self.owner)
+        if live is None:
+            self.runs.get(run_id)
+            raise BadRequest(f"run {run_id} asks nothing", "a question can be answered while its run goes on here")
+        live.answer(call_id, text)
 
     def session(self, session_id: str | None = None) -> Session:
         """A conversation with its turns; by default that of what was asked without naming one. Raises NoSuchSession."""
@@ -144,6 +198,36 @@ class Workbench:
     def close(self) -> None:
         """Cancel what runs, end every sandbox and finish writing; for all users."""
         self._house.close()
+
+    def _site(self, session_id: str, *, trusted_code: bool = False, can_answer: bool = False) -> Site:
+        run_id, journal, mask = new_id("r"), self._house.journal(), self._house.mask
+
+        def keep(call_id: str, name: str, text: str) -> None:
+            journal.keep(FullValue(run_id, call_id, name, mask(text)))
+
+        sandboxes = self.sandboxes(trusted_code=trusted_code)
+        return Site(session_id, run_id, self.models(), sandboxes, Controls(can_answer, keep))
+
+    def _begin(
+        self,
+        request: Request,
+        program: Ask | OwnProgram,
+        inputs: dict[str, Any],
+        limits: Limits | None,
+        watcher: Watcher | None,
+    ) -> LiveRun:
+        budget = Budget(limits or self.settings.budget)
+        work = Work(budget, program.site.controls, lambda emit: execute(program, inputs, budget, emit))
+        return self._starter.begin(request, work, watcher)
+
+    def _history(self, session_id: str) -> Callable[[], str]:
+        def told() -> str:
+            try:
+                return as_history(self.sessions.last(session_id, HISTORY_TURNS))
+            except FleetError:
+                return ""  # the run is worth more than its memory
+
+        return told
 
     def _is_lost(self, run: LiveRun, session_id: str) -> bool:
         return bool(run.not_kept) and run.owner == self.owner and run.session_id == session_id and run.is_finished

@@ -2,7 +2,8 @@
 
 FleetError(text, hint)
 ├── ForModel       becomes an observation; the run goes on
-│   ├── ToolFailed · DepthExceeded · SandboxesExceeded · SubCallsExceeded · SandboxCodeFailed
+│   ├── ToolFailed · DepthExceeded · SandboxesExceeded · SubCallsExceeded · SandboxCodeFailed ·
+│   │   CallCancelled
 ├── EndsRun        sticky; becomes run.ended
 │   ├── BudgetExceeded · DeadlineExceeded · Cancelled
 ├── ForUser        said before any work
@@ -70,6 +71,12 @@ class SandboxCodeFailed(ForModel):
     """Generated code raised."""
 
     code = "sandbox_code_failed"
+
+
+class CallCancelled(ForModel):
+    """Somebody stopped this part of the run; the rest goes on."""
+
+    code = "call_cancelled"
 
 
 class EndsRun(FleetError):

@@ -15,6 +15,8 @@ from fleet_rlm_jupyter.domain.errors import ErrorText
 
 VERSION = 1
 PREVIEW_BYTES = 2000
+VALUE_CHARS = 1_000_000
+"""Most characters that are kept of a value behind a preview."""
 
 RunStatus = Literal["done", "failed", "cancelled", "over_budget", "abstained"]
 CallKind = Literal["agent", "rlm", "lm", "tool", "code"]
@@ -274,6 +276,27 @@ def preview(value: object) -> str:
     head = text[:half].encode("utf-8", "replace")[:half].decode("utf-8", "ignore")
     tail = text[-half:].encode("utf-8", "replace")[-half:].decode("utf-8", "ignore")
     return f"{head}\n… {len(text) - len(head) - len(tail):,} characters left out …\n{tail}"
+
+
+def whole(value: object) -> str:
+    """`value` as text: all of a text, texts by name one after the other; at most VALUE_CHARS, the cut said."""
+    if isinstance(value, str):
+        text = value
+    elif isinstance(value, dict):
+        text = ""
+        for name, item in cast("dict[object, object]", value).items():
+            text += f"=== {name} ===\n{item if isinstance(item, str) else _as_text(item)}\n"
+            if len(text) > 2 * VALUE_CHARS:
+                break
+    else:
+        bounded = Repr()
+        bounded.maxlevel, bounded.maxstring, bounded.maxother = 8, VALUE_CHARS // 10, VALUE_CHARS
+        bounded.maxlist = bounded.maxtuple = bounded.maxdict = bounded.maxset = 1000
+        text = bounded.repr(value)
+    if len(text) > VALUE_CHARS:
+        half = VALUE_CHARS // 2
+        text = f"{text[:half]}\n… {len(text) - 2 * half:,} characters left out …\n{text[-half:]}"
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 _SHOWN_ITEMS = 8

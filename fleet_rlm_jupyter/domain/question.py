@@ -20,6 +20,7 @@ class Question:
 
     `session_id` puts it into a conversation, whose earlier turns the model then sees. In a session of which a run goes
     on, `when_busy` refuses it or queues it behind that run. The same `key` never runs twice in a session.
+    `can_answer` says that the run may ask back: whoever asked then answers `question.asked` with the verb `answer`.
     """
 
     text: str
@@ -31,6 +32,7 @@ class Question:
     session_id: str | None = None
     key: str | None = None
     when_busy: Literal["refuse", "queue"] = "refuse"
+    can_answer: bool = False
 
     def digest(self) -> str:
         """What tells one question from another under the same key."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,8 +11,12 @@ import dspy
 from fleet_rlm_jupyter.domain.budget import Budget
 from fleet_rlm_jupyter.domain.events import RunStarted
 from fleet_rlm_jupyter.domain.question import Mode
+from fleet_rlm_jupyter.domain.session import Session
 from fleet_rlm_jupyter.engine.recorder import Emit
 from fleet_rlm_jupyter.engine.recursion import Recursion, Site
+
+HISTORY_TURNS, HISTORY_CHARS, TURN_CHARS = 10, 8000, 1500
+"""Most turns and characters that a question brings along of its conversation, and of one question or answer in it."""
 
 SMALL_TOKENS = 16_000
 """Below about this size a plain call is as good as an RLM and cheaper (arXiv 2512.24601, figure 1)."""
@@ -42,22 +47,26 @@ def route(mode: Mode, context: object, is_offline: bool) -> Route:
 class Ask:
     """Answers `question` over `context` (a text, or texts by path)."""
 
-    def __init__(self, site: Site, mode: Mode = "auto", notes: str = "") -> None:
-        self._site = site
+    def __init__(
+        self, site: Site, mode: Mode = "auto", notes: str = "", history: Callable[[], str] | None = None
+    ) -> None:
+        """`history` is asked for when the run begins: what was said before in its session, for a model to read."""
+        self.site = site
         self._mode: Mode = mode
         self._notes = notes
+        self._history = history
 
     def prepare(self, inputs: dict[str, Any]) -> None:
         """Raise BadSettings or SandboxUnavailable now if there is nowhere to run code, and not in mid-run."""
         if self._route(inputs).name == "rlm":
-            _ = self._site.sandboxes.isolation
+            _ = self.site.sandboxes.isolation
 
     def bind(self, budget: Budget, emit: Emit) -> Recursion:
-        return Recursion(self._site, budget, emit)
+        return Recursion(self.site, budget, emit)
 
     def started(self, inputs: dict[str, Any], budget: Budget) -> RunStarted:
         chosen = self._route(inputs)
-        models = self._site.models
+        models = self.site.models
         notes = [f"model from {models.source}", f"route {chosen.name}: {chosen.reason}"]
         if self._notes:
             notes.append(f"context {self._notes}")
@@ -66,11 +75,14 @@ class Ask:
             message=str(inputs["question"]),
             model=models.label,
             limits=budget.limits,
-            isolation=self._site.sandboxes.isolation.label if chosen.name == "rlm" else "no sandbox (plain call)",
+            isolation=self.site.sandboxes.isolation.label if chosen.name == "rlm" else "no sandbox (plain call)",
             note="; ".join(notes),
         )
 
     def __call__(self, recursion: Recursion, inputs: dict[str, Any]) -> dspy.Prediction:
+        before = self._history() if self._history is not None else ""
+        if before:
+            inputs = {**inputs, "question": f"{inputs['question']}\n\n{before}"}
         if self._route(inputs).name == "rlm":
             return recursion.rlm(**inputs)
         return dspy.Predict("context, question -> answer")(
@@ -78,7 +90,25 @@ class Ask:
         )
 
     def _route(self, inputs: dict[str, Any]) -> Route:
-        return route(self._mode, inputs["context"], self._site.models.is_offline)
+        return route(self._mode, inputs["context"], self.site.models.is_offline)
+
+
+def as_history(session: Session) -> str:
+    """The last turns of a session in at most HISTORY_CHARS characters; nothing for a session without any."""
+    told: list[str] = []
+    room = HISTORY_CHARS
+    for turn in reversed(session.turns[-HISTORY_TURNS:]):
+        answer = turn.run.answer or f"({turn.run.status}, no answer)"
+        text = f"Q: {_short(turn.message)}\nA: {_short(answer)}"
+        room -= len(text)
+        if room < 0:
+            break
+        told.insert(0, text)
+    return "Earlier in this conversation, oldest first:\n" + "\n".join(told) if told else ""
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= TURN_CHARS else f"{text[:TURN_CHARS]} …"
 
 
 def _characters(context: object) -> int:

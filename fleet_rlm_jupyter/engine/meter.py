@@ -13,6 +13,7 @@ import dspy
 from fleet_rlm_jupyter.domain.budget import Budget, Reservation
 from fleet_rlm_jupyter.domain.events import Usage
 from fleet_rlm_jupyter.engine import stream
+from fleet_rlm_jupyter.engine.controls import Subtrees
 from fleet_rlm_jupyter.engine.stream import OnText
 
 _T = TypeVar("_T")
@@ -30,8 +31,18 @@ class EmptyAnswer(dspy.LMError):
 class Meter:
     """Hands out metered copies of LMs that all draw on one Budget."""
 
-    def __init__(self, budget: Budget, on_settled: Callable[[], None], on_text: OnText) -> None:
+    def __init__(
+        self,
+        budget: Budget,
+        on_settled: Callable[[], None],
+        on_text: OnText,
+        subtrees: Subtrees | None = None,
+        here: Callable[[], str | None] = lambda: None,
+    ) -> None:
+        """`here` says which recorded call a context belongs to, for the parts of a run that are stopped alone."""
         self.budget = budget
+        self._subtrees = subtrees or Subtrees()
+        self._here = here
         self.tee = stream.Tee(on_text)
         self._on_settled = on_settled
 
@@ -56,6 +67,7 @@ class Meter:
 
     def call(self, ask: Callable[[], _T], *, calls: int, sub: bool, tokens: int) -> _T:
         """Claim, ask, settle. Raises the sticky error as soon as the run must stop, whatever `ask` still does."""
+        self._subtrees.check(self._here())
         held = _BATCH.get()
         if held is None:
             held = self.budget.reserve(calls, sub=sub, tokens=tokens)
@@ -84,13 +96,15 @@ class Meter:
         woken = threading.Event()
         unsubscribe = self.budget.on_stop(woken.set)
         try:
-            future = stream.start(work)
-            future.add_done_callback(lambda _: woken.set())
-            woken.wait()
+            with self._subtrees.waiting(self._here(), woken.set) as check:
+                future = stream.start(work)
+                future.add_done_callback(lambda _: woken.set())
+                woken.wait()
+                if not future.done():
+                    check()
+                    self.budget.check()  # raises: only a stop wakes before the work is done
         finally:
             unsubscribe()
-        if not future.done():
-            self.budget.check()  # raises: only a stop wakes before the work is done
         return future.result()
 
 

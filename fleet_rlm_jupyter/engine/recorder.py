@@ -23,7 +23,9 @@ from fleet_rlm_jupyter.domain.events import (
     Fact,
     Usage,
     preview,
+    whole,
 )
+from fleet_rlm_jupyter.engine.controls import Controls
 from fleet_rlm_jupyter.engine.meter import current_bill, usage_of
 
 Emit = Callable[[Fact, str | None], Event | None]
@@ -54,9 +56,10 @@ class _Place:
 class Recorder(BaseCallback):
     """Writes a run's calls into its trace. DSPy calls it in the thread that works; limits never live here."""
 
-    def __init__(self, emit: Emit, budget: Budget) -> None:
+    def __init__(self, emit: Emit, budget: Budget, controls: Controls | None = None) -> None:
         self._emit = emit
         self._budget = budget
+        self._controls = controls or Controls()
         self._lock = threading.Lock()
         self._places: dict[str, _Place] = {}
         self._open: dict[str, None] = {}
@@ -110,7 +113,7 @@ class Recorder(BaseCallback):
         parent = self._parent()
         given = inputs.get("kwargs") or {}
         if isinstance(instance, _RLM):
-            shown = {name: preview(value) for name, value in given.items() if name != "interpreter_factory"}
+            shown = {name: value for name, value in given.items() if name != "interpreter_factory"}
             self._start(call_id, parent, "rlm", _name_of(instance), parent.depth + 1, shown)
             return
         iteration = given.get("iteration")
@@ -133,7 +136,7 @@ class Recorder(BaseCallback):
         parent.last_lm = call_id
         asked = inputs.get("prompt") or inputs.get("messages") or ""
         name = f"{instance.model}" + (f" step {parent.iteration}" if parent.iteration else "")
-        self._start(call_id, parent, "lm", name, parent.depth, {"prompt": _prompt_preview(asked)}, parent.iteration)
+        self._start(call_id, parent, "lm", name, parent.depth, {"prompt": asked}, parent.iteration)
 
     def on_lm_end(self, call_id: str, outputs: Any | None, exception: BaseException | None = None) -> None:
         with self._lock:
@@ -151,7 +154,7 @@ class Recorder(BaseCallback):
             # DSPy asking whether the sandbox hosts its facade is no step of the run.
             self._places[call_id] = _Place(parent.call_id, parent.depth)
             return
-        self._start(call_id, parent, "code", "python", parent.depth, {"code": preview(inputs.get("code", ""))})
+        self._start(call_id, parent, "code", "python", parent.depth, {"code": inputs.get("code", "")})
 
     def on_interpreter_execute_end(
         self, call_id: str, outputs: Any | None, exception: BaseException | None = None
@@ -198,14 +201,16 @@ class Recorder(BaseCallback):
         kind: CallKind,
         name: str,
         depth: int,
-        inputs: dict[str, str],
+        inputs: dict[str, Any],
         iteration: str | None = None,
     ) -> None:
         with self._lock:
             self._places[call_id] = _Place(call_id, depth)
             self._open[call_id] = None
+        self._controls.subtrees.begun(call_id, parent.call_id, is_lm=kind == "lm")
+        shown = {key: self._preview(call_id, key, value) for key, value in inputs.items()}
         fact = CallStarted(
-            parent_id=parent.call_id, kind=kind, name=name, depth=depth, inputs=inputs, iteration=iteration
+            parent_id=parent.call_id, kind=kind, name=name, depth=depth, inputs=shown, iteration=iteration
         )
         self._emit(fact, call_id)
 
@@ -215,27 +220,37 @@ class Recorder(BaseCallback):
                 return
             del self._open[call_id]
         error = ErrorText.of(exception) if exception is not None else None
-        self._emit(CallEnded(outputs=preview(outputs), error=error, usage=usage), call_id)
+        self._emit(CallEnded(outputs=self._preview(call_id, "outputs", outputs), error=error, usage=usage), call_id)
+
+    def _preview(self, call_id: str, name: str, value: object) -> str:
+        """What an event shows of `value`; all of it is kept where that is less."""
+        messages = _messages(value)
+        shown = preview(messages[-1] if messages else value)
+        full = whole("\n\n".join(messages) if messages else value)
+        if full != shown:
+            self._controls.keep_value(call_id, name, full)
+        return shown
 
 
 def _name_of(rlm: Any) -> str:
     return f"{', '.join(rlm.signature.input_fields)} -> {', '.join(rlm.signature.output_fields)}"
 
 
-def _prompt_preview(asked: object) -> str:
-    if isinstance(asked, list) and asked and isinstance(asked[-1], dict):
-        return preview(str(asked[-1].get("content", "")))
-    return preview(asked)
+def _messages(value: object) -> list[str]:
+    """The texts of what is sent to a model; nothing for any other value."""
+    if isinstance(value, list) and value and all(isinstance(item, dict) and "content" in item for item in value):
+        return [str(item["content"]) for item in value]
+    return []
 
 
-def _tool_inputs(inputs: dict[str, Any]) -> dict[str, str]:
+def _tool_inputs(inputs: dict[str, Any]) -> dict[str, Any]:
     """The arguments of a tool call, however the interpreter hands them on."""
-    shown: dict[str, str] = {}
+    shown: dict[str, Any] = {}
     for name, value in inputs.items():
         if name in ("tool_name", "name"):
             continue
         if isinstance(value, dict):
-            shown.update({str(key): preview(item) for key, item in value.items()})
+            shown.update({str(key): item for key, item in value.items()})
         elif isinstance(value, list | tuple):
-            shown.update({str(index): preview(item) for index, item in enumerate(value)})
+            shown.update({str(index): item for index, item in enumerate(value)})
     return shown

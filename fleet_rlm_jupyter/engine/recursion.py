@@ -10,17 +10,19 @@ import threading
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
 
 import dspy
+from dspy.primitives.code_interpreter import CodeInterpreterError
 from dspy.utils.exceptions import DSPyError
 
 from fleet_rlm_jupyter.domain.budget import Budget
 from fleet_rlm_jupyter.domain.errors import BadRequest, DepthExceeded, ErrorText, FleetError, ToolFailed
-from fleet_rlm_jupyter.domain.events import SandboxChanged, SandboxState
+from fleet_rlm_jupyter.domain.events import QuestionAsked, SandboxChanged, SandboxState, preview
 from fleet_rlm_jupyter.domain.ports import EXECUTION_INSTRUCTIONS, Interpreter, Role, Sandboxes
+from fleet_rlm_jupyter.engine.controls import Controls
 from fleet_rlm_jupyter.engine.failures import explained
 from fleet_rlm_jupyter.engine.meter import Meter
 from fleet_rlm_jupyter.engine.models import Models
@@ -46,6 +48,7 @@ class Site:
     run_id: str
     models: Models
     sandboxes: Sandboxes
+    controls: Controls = field(default_factory=Controls)
 
 
 class Recursion:
@@ -54,12 +57,19 @@ class Recursion:
     def __init__(self, site: Site, budget: Budget, emit: Emit) -> None:
         self.models = site.models
         self.budget = budget
-        self.recorder = Recorder(emit, budget)
+        self.controls = site.controls
+        self.recorder = Recorder(emit, budget, self.controls)
         self._site = site
-        self._meter = Meter(budget, self.recorder.spent, self.recorder.answer)
+        self._meter = Meter(
+            budget, self.recorder.spent, self.recorder.answer, self.controls.subtrees, self.recorder.here
+        )
         self.planner = self._meter.metered(site.models.planner, sub=False)
         self.sub = self._meter.metered(site.models.sub, sub=True)
         self.factory = _Factory(self)
+
+    def metered(self, lm: dspy.LM, *, sub: bool) -> dspy.LM:
+        """A copy of `lm` that draws on the run's budget."""
+        return self._meter.metered(lm, sub=sub)
 
     @cached_property
     def rlm(self) -> dspy.Module:
@@ -68,7 +78,7 @@ class Recursion:
             self.models.signature,
             max_iters=MAX_ITERS,
             max_llm_calls=self.budget.limits.sub_calls,
-            tools=[self.sub_rlm, self.sub_rlm_batched],
+            tools=[self.sub_rlm, self.sub_rlm_batched, *([self.ask_user] if self.controls.can_answer else [])],
             sub_lm=self.sub,
             interpreter_factory=self.factory,
         )
@@ -89,6 +99,16 @@ class Recursion:
         self.budget.check()
         return answers
 
+    def ask_user(self, question: str, options: list[str] | None = None) -> str:
+        """Ask the user who waits for the answer, only for what neither the context nor a sub-query can tell."""
+        if not isinstance(question, str) or not question.strip():
+            raise ToolFailed("ask_user needs a question", "say what you want to know")
+        call_id = self.recorder.here() or ""
+        asked = QuestionAsked(text=preview(question), options=[str(option) for option in options or []])
+        return self.controls.questions.ask(
+            call_id, lambda: self.recorder.note(asked), self.budget, self.controls.subtrees
+        )
+
     def query_batched(self, prompts: list[str]) -> list[str]:
         """Query prompts concurrently; one that the provider refuses is "[ERROR] …" at its place."""
         if not prompts:
@@ -100,6 +120,7 @@ class Recursion:
 
     def interpreter(self) -> Interpreter:
         """A sandbox one level below the code that asks for it. Raises DepthExceeded or SandboxesExceeded."""
+        self.controls.subtrees.check(self.recorder.here())
         depth = _DEPTH.get() + 1
         if depth > self.budget.limits.depth:
             raise DepthExceeded(
@@ -194,6 +215,7 @@ class _RunInterpreter:
             self.tools["llm_query_batched"] = self._recursion.query_batched
         if self._recursion.budget.is_urgent:
             self._recursion.budget.check()  # a used-up budget is another matter: the answer to run was paid for
+        self._recursion.controls.subtrees.check(self._recursion.recorder.here())
         depth, sandbox = _DEPTH.set(self._depth), _SANDBOX.set(self.sandbox_id)
         try:
             with self._interrupted_by_a_stop():
@@ -227,10 +249,17 @@ class _RunInterpreter:
                 self._inner.interrupt()
                 is_over.wait(SECONDS_BETWEEN_INTERRUPTS)
 
-        insisting = threading.Thread(target=insist, name="fleet-stop", daemon=True)
-        unsubscribe = self._recursion.budget.on_stop(insisting.start)
+        def stop() -> None:
+            threading.Thread(target=insist, name="fleet-stop", daemon=True).start()
+
+        unsubscribe = self._recursion.budget.on_stop(stop)
         try:
-            yield
+            with self._recursion.controls.subtrees.waiting(self._recursion.recorder.here(), stop) as check:
+                try:
+                    yield
+                except CodeInterpreterError:
+                    check()  # the sandbox ended because this part of the run was stopped
+                    raise
         finally:
             is_over.set()
             unsubscribe()

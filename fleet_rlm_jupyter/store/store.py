@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from pathlib import Path
 
 from fleet_rlm_jupyter.domain.errors import StoreFailed
-from fleet_rlm_jupyter.settings import StoreSettings, data_folder
+from fleet_rlm_jupyter.settings import StoreSettings, folder_of, url_of
 from fleet_rlm_jupyter.store.allocations import StoredAllocations
 from fleet_rlm_jupyter.store.archive import Archive
+from fleet_rlm_jupyter.store.contexts import prune_folder
 from fleet_rlm_jupyter.store.database import Database
 from fleet_rlm_jupyter.store.runs import StoredRuns
 from fleet_rlm_jupyter.store.sessions import StoredSessions
@@ -78,15 +78,6 @@ class Store:
         archive = Archive(database)
         archive.mark_interrupted()
         if self._settings.retention_days is not None:
-            archive.prune(time.time() - self._settings.retention_days * DAY_SECONDS)
-
-
-def url_of(settings: StoreSettings) -> str:
-    """`store.url`, or the file in the Jupyter data folder."""
-    return settings.url or f"sqlite:///{data_folder() / 'fleet.db'}"
-
-
-def folder_of(settings: StoreSettings) -> Path:
-    """What is kept beside the store: the folder of its file, or ours in the Jupyter data folder."""
-    url = settings.url or ""
-    return Path(url.removeprefix("sqlite:///")).parent if url.startswith("sqlite:///") else data_folder()
+            before = time.time() - self._settings.retention_days * DAY_SECONDS
+            archive.prune(before)
+            prune_folder(folder_of(self._settings) / "contexts", before)

@@ -10,7 +10,7 @@ from fleet_rlm_jupyter.domain.ports import Sandboxes
 from fleet_rlm_jupyter.domain.session import new_id
 from fleet_rlm_jupyter.engine.models import Models, resolve
 from fleet_rlm_jupyter.sandbox.daytona import DaytonaSandboxes
-from fleet_rlm_jupyter.settings import Loaded, Settings, secrets_of
+from fleet_rlm_jupyter.settings import Loaded, Settings, folder_of, secrets_of
 from fleet_rlm_jupyter.store.journal import Journal
 from fleet_rlm_jupyter.verbs.live import LiveRun
 
@@ -27,6 +27,7 @@ class House:
         self.runs: dict[str, LiveRun] = {}
         self._given_sandboxes = sandboxes
         self._sandboxes: dict[bool, Sandboxes] = {}
+        self._given_models = models
         self._models = models
         self._store: store.store.Store | None = None
         self._journal: Journal | None = None
@@ -42,6 +43,13 @@ class House:
             if self._models is None:
                 self._models = resolve(self.loaded)
             return self._models
+
+    def change(self, loaded: Loaded) -> None:
+        """These settings from now on, for the runs to come. Raises BadSettings, and then changes nothing."""
+        models = self._given_models or resolve(loaded)
+        with self.lock:
+            self.loaded, self._models = loaded, models
+            self.mask = mask_of(loaded.settings)
 
     def sandboxes(self, *, trusted_code: bool = False) -> Sandboxes:
         """Where generated code runs. `trusted_code` is for code that we wrote ourselves (offline recipes)."""
@@ -68,6 +76,11 @@ class House:
             if self._journal is None:
                 self._journal = Journal(lambda: self.store().archive())
             return self._journal
+
+    def contexts(self, owner: str) -> store.contexts.StoredContexts:
+        """Contexts by digest, in the folder of the store."""
+        most_bytes = self.settings.context.max_mb * 1_000_000
+        return store.contexts.StoredContexts(folder_of(self.settings.store), owner, most_bytes)
 
     def session_id(self, owner: str) -> str:
         """The conversation of what is asked without naming one."""

@@ -11,6 +11,7 @@ from fleet_rlm_jupyter.domain.calls import CallTree, fold
 from fleet_rlm_jupyter.domain.events import Event, Log, RunEnded
 from fleet_rlm_jupyter.domain.masking import Mask
 from fleet_rlm_jupyter.domain.session import Run, Turn
+from fleet_rlm_jupyter.engine.controls import Controls
 from fleet_rlm_jupyter.engine.trace import Trace, Watcher
 from fleet_rlm_jupyter.store.journal import Journal
 
@@ -27,12 +28,14 @@ class LiveRun:
         journal: Journal | None = None,
         mask: Mask | None = None,
         owner: str = "local",
+        controls: Controls | None = None,
     ) -> None:
         self.run_id = run_id
         self.session_id = session_id
         self.question = question
         self.owner = owner
         self.budget = budget
+        self.controls = controls or Controls()
         self.accepted_at = time.time()
         self.not_kept = ""
         self.turn: Turn | None = None
@@ -41,9 +44,20 @@ class LiveRun:
         self.trace = Trace(run_id, session_id, keep=self._keep, mask=self._mask)
         self._finished = threading.Event()
 
-    def cancel(self) -> None:
-        """Stop it: no LM call starts after this, the running cell is interrupted. Harmless when it has ended."""
-        self.budget.cancel()
+    def cancel(self, call_id: str | None = None) -> None:
+        """Stop it: no LM call starts after this, the running cell is interrupted. Harmless when it has ended.
+
+        With `call_id` only that call and what is below it stop; what asked for it is told. Raises BadRequest for one
+        that has not begun.
+        """
+        if call_id is None or self.controls.subtrees.is_root(call_id):
+            self.budget.cancel()
+        else:
+            self.controls.subtrees.cancel(call_id)
+
+    def answer(self, call_id: str, text: str) -> None:
+        """Answer what that call has asked. Raises BadRequest where it asks nothing."""
+        self.controls.questions.answer(call_id, text)
 
     def watch(self, watcher: Watcher, since: int = 0) -> None:
         """Call `watcher` with every event from `since` on when it is kept; hand slow work to a queue."""

@@ -53,6 +53,10 @@ class Sessions:
         """The session with its turns, oldest first."""
         return self._stored().session(session_id)
 
+    def last(self, session_id: str, turns: int) -> Session:
+        """The session with at most so many of its last turns, oldest first."""
+        return self._stored().session(session_id, turns)
+
     def stats(self, session_id: str) -> SessionStats:
         """How many turns, how they ended, and what they cost together."""
         return self._stored().stats(session_id)

@@ -11,6 +11,7 @@ from typing import Literal
 from fleet_rlm_jupyter.domain.budget import Budget
 from fleet_rlm_jupyter.domain.errors import KeyReused, SessionBusy, StoreFailed
 from fleet_rlm_jupyter.domain.events import Limits, RunEnded
+from fleet_rlm_jupyter.engine.controls import Controls
 from fleet_rlm_jupyter.engine.recorder import Emit
 from fleet_rlm_jupyter.engine.trace import Watcher
 from fleet_rlm_jupyter.store.journal import Acceptance
@@ -40,6 +41,15 @@ class Request:
         return self.session_id if self.in_session else ""
 
 
+@dataclass(frozen=True, slots=True)
+class Work:
+    """How it is done: on which budget, by which handles from outside, and the doing."""
+
+    budget: Budget
+    controls: Controls
+    execute: Callable[[Emit], RunEnded]
+
+
 class Starter:
     """Starts the runs of one user."""
 
@@ -51,8 +61,7 @@ class Starter:
     def begin(
         self,
         request: Request,
-        budget: Budget,
-        work: Callable[[Emit], RunEnded],
+        work: Work,
         watcher: Watcher | None = None,
     ) -> LiveRun:
         """Do `work` as a run in a thread of its own; or give the run that the request's key stands for.
@@ -67,7 +76,14 @@ class Starter:
             before = self._before(request)
             question = house.mask(request.question)
             run = LiveRun(
-                request.run_id, request.session_id, question, budget, house.journal(), house.mask, self._owner
+                request.run_id,
+                request.session_id,
+                question,
+                work.budget,
+                house.journal(),
+                house.mask,
+                self._owner,
+                work.controls,
             )
             if watcher is not None:
                 run.watch(watcher)
@@ -151,13 +167,13 @@ class Starter:
             return False
         return any(run.status is None and run.run_id not in self._house.runs for run in newest)
 
-    def _start(self, run: LiveRun, request: Request, before: list[LiveRun], work: Callable[[Emit], RunEnded]) -> None:
+    def _start(self, run: LiveRun, request: Request, before: list[LiveRun], work: Work) -> None:
         def live() -> None:
             try:
                 if request.in_session:
                     self._wait_for(before, run)
                 run.budget.start()
-                work(run.trace.append)
+                work.execute(run.trace.append)
             finally:
                 run.finish()
                 self._house.over(run)
