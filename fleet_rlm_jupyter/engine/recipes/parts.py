@@ -50,13 +50,14 @@ def bits_of(piece: Piece, target: int) -> list[Piece]:
     if piece.kind in ("python", "whole") or len(piece.text) <= target * 1.25:
         return [piece]
     lines = lines_of(piece.text)
+    raw = piece.text.split("\n")  # carriage returns stay where they are
     header, ends = record_ends(piece.kind, lines)
     bits: list[Piece] = []
     start, size = header, 0
     for line_index in range(header, len(lines)):
         size += len(lines[line_index]) + 1
         if (size >= target and (ends is None or line_index + 1 in ends)) or line_index + 1 == len(lines):
-            text = "\n".join(lines[:header] + lines[start : line_index + 1]) + "\n"
+            text = "\n".join(raw[:header] + raw[start : line_index + 1]) + "\n"
             bits.append(piece._replace(first_line=piece.first_line + start - header, text=text))
             start, size = line_index + 1, 0
     return bits or [piece]

@@ -5,7 +5,7 @@ import io
 
 import pytest
 from generate import KINDS, make
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fleet_rlm_jupyter.engine.recipes.conditions import holds, parse_where
@@ -130,6 +130,7 @@ def test_conditions_that_cannot_be_read_are_refused(where):
 bits = ["\n", "\r\n", "\r", '"', ",", "a,b", "level=", "[", "{", '{"a": ', "2026-11-01 ", "ERROR ", "\0", "<"]
 
 
+@example(",\n\r\r\n", "")
 @given(st.lists(st.one_of(st.sampled_from(bits), st.text(max_size=5)), max_size=30).map("".join), st.text(max_size=20))
 def test_no_text_is_too_strange_to_be_looked_at_counted_and_cut(text, question):
     fitted(profile({"a": text, "b.csv": text}, question))
