@@ -17,7 +17,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from fleet_rlm_jupyter.domain.calls import Call, CallTree
-from fleet_rlm_jupyter.domain.events import BudgetSpent, Event
+from fleet_rlm_jupyter.domain.events import BudgetSpent, Event, RunStarted
 from fleet_rlm_jupyter.domain.lines import found_so_far, progress_line
 from fleet_rlm_jupyter.domain.question import Check
 from fleet_rlm_jupyter.domain.session import Run
@@ -65,8 +65,9 @@ class Progress:
         if said is None:
             return
         line = clean(said)
-        if self._status:
-            self._status.update(escape(f"{line}  ({self._spent})" if self._spent else line))
+        # What model, sandbox and context are is worth a line that stays; what goes on is not.
+        if self._status and not isinstance(fact, RunStarted):
+            self._status.update(escape(f"{line.strip()}  ({self._spent})" if self._spent else line.strip()))
         else:
             self._console.print(Text(line), soft_wrap=True)
 

@@ -39,7 +39,8 @@ def read_context(given: Sequence[str | Path], limits: ContextSettings) -> Contex
             reading.manifest.left_out[name] = err.text
     if not texts:
         where = ", ".join(str(item) for item in given)
-        raise BadPath(f"there is no text in {where}", "pass a file or folder that holds text")
+        why = next((f": {reason}" for reason in reading.manifest.left_out.values()), "")
+        raise BadPath(f"there is no text in {where}{why}", "pass a file or folder that holds text")
     return Context(texts, reading.manifest)
 
 

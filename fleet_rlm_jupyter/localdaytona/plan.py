@@ -42,6 +42,8 @@ class SandboxPlan:
     path: str = "/usr/local/bin:/usr/bin:/bin"
     groups: tuple[str, ...] = ()  # control groups to make and enter; the processes of one sandbox each
     strict_volumes: bool = False  # for tests: they know no rename, append, change or lock
+    has_our_python: bool = False  # python3 inside is the Python of the fork server
+    python_path: tuple[str, ...] = ()  # where that finds modules; the fork server fills it in
     probe: str = ""  # an interpreter to try inside; the sandbox says how it went and ends
 
     @property
@@ -63,8 +65,8 @@ class SandboxPlan:
     @classmethod
     def from_json(cls, text: str) -> "SandboxPlan":
         raw = json.loads(text)
-        raw["read_only"] = tuple(raw["read_only"])
-        raw["groups"] = tuple(raw["groups"])
+        for name in ("read_only", "groups", "python_path"):
+            raw[name] = tuple(raw[name])
         raw["mounts"] = tuple(MountedVolume(**mount) for mount in raw["mounts"])
         raw["limits"] = ProcessLimits(**raw["limits"])
         return cls(**raw)

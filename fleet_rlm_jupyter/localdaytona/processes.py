@@ -6,8 +6,10 @@ import os
 import resource
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Mapping
 
+from fleet_rlm_jupyter.localdaytona import linux, warm
 from fleet_rlm_jupyter.localdaytona.plan import SandboxPlan
 from fleet_rlm_jupyter.localdaytona.processtable import members, rows
 from fleet_rlm_jupyter.localdaytona.wire import ApiError
@@ -73,6 +75,29 @@ class SandboxProcesses:
         self._popens[popen.pid] = popen
         self._exits[popen.pid] = ended
         return popen.pid, ended
+
+    @property
+    def has_warm_python(self) -> bool:
+        """Whether `fork_python` gives the Python that `python3` is in a shell."""
+        return bool(self._plan.python_path)
+
+    def fork_python(
+        self, module: str, cwd: str, extra_env: Mapping[str, str], terminal: int
+    ) -> tuple[int, asyncio.Future[int]]:
+        """Run a Python module on a terminal, forked from this process; what comes back is as of `start`."""
+        confine = self._preparation(terminal=False)
+
+        def prepare() -> None:
+            os.login_tty(os.dup(terminal))
+            if sys.platform == "linux":
+                linux.set_dumpable(True)  # as an exec would, or /proc/self were closed to it
+            if confine is not None:
+                confine()
+            os.closerange(3, 1 << 20)
+
+        pid = warm.fork(module, {**self.env, **extra_env}, cwd, self._plan.python_path, prepare)
+        ended = self._exits[pid] = asyncio.get_running_loop().create_future()
+        return pid, ended
 
     def kill_session(self, session: int) -> None:
         """Kill every process of the session that `start` made; a shell puts its jobs in groups of their own."""

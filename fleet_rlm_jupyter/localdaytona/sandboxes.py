@@ -62,6 +62,7 @@ class Ground:
     folders: Folders
     path: str
     read_only: tuple[str, ...]
+    has_our_python: bool
     memory_mb: int
     disk_mb: int
     toolbox_url: str
@@ -332,6 +333,7 @@ class LocalSandboxes:
             path=self._ground.path,
             groups=self._ground.delegation.groups(self._ground.folders.base, sandbox.identifier),
             strict_volumes=self._faults.shows("strict_volume") is not None,
+            has_our_python=self._ground.has_our_python,
         )
 
     def _mounts(self, wanted: dict[str, object]) -> list[MountedVolume]:

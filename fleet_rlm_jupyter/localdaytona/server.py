@@ -67,6 +67,7 @@ async def serve(
             folders=folders,
             path=folders.path_with(footing.python),
             read_only=_read_only(footing, options),
+            has_our_python=footing.reaches_host_python,
             memory_mb=options.memory_mb,
             disk_mb=options.disk_mb,
             toolbox_url=f"http://127.0.0.1:{door.port}/toolbox",

@@ -30,8 +30,8 @@ def start_fork_server(base: str) -> ForkServer:
     """Start the fork server as a process of its own, with no key and no variable in it."""
     ours, theirs = socket.socketpair()
     code = (
-        f"import sys; sys.path[:] = {sys.path!r}; "
-        f"from fleet_rlm_jupyter.localdaytona import zygote; zygote.main({theirs.fileno()}, {base!r})"
+        f"import sys; plain = sys.path[:]; sys.path[:] = {sys.path!r}; "
+        f"from fleet_rlm_jupyter.localdaytona import zygote; zygote.main({theirs.fileno()}, {base!r}, plain)"
     )
     process = subprocess.Popen(
         [sys.executable, "-I", "-c", code],

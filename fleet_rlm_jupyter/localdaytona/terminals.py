@@ -14,6 +14,7 @@ import time
 
 from aiohttp import WSMsgType, web
 
+from fleet_rlm_jupyter.localdaytona import warm
 from fleet_rlm_jupyter.localdaytona.processes import SandboxProcesses
 from fleet_rlm_jupyter.localdaytona.wire import ApiError, parse_object, timestamp
 
@@ -45,9 +46,12 @@ class PtySession:
     def run(self, processes: SandboxProcesses, envs: dict[str, str]) -> None:
         self._envs = envs
         try:
-            self.pid, ended = processes.start(
-                [processes.shell, "-i"], self.cwd, envs, self._slave, self._slave, terminal=True
-            )
+            if warm.MODULE in envs and processes.has_warm_python:
+                self.pid, ended = processes.fork_python(envs[warm.MODULE], self.cwd, envs, self._slave)
+            else:
+                self.pid, ended = processes.start(
+                    [processes.shell, "-i"], self.cwd, envs, self._slave, self._slave, terminal=True
+                )
         except OSError as err:
             os.close(self._master)
             raise ApiError(400, "BAD_REQUEST", f"cannot start a shell in {self.cwd}: {err}") from err

@@ -10,9 +10,9 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from fleet_rlm_jupyter.localdaytona import cgroups, isolation, linux
+from fleet_rlm_jupyter.localdaytona import cgroups, isolation, linux, warm
 from fleet_rlm_jupyter.localdaytona.folders import remove_tree
 from fleet_rlm_jupyter.localdaytona.plan import SandboxPlan, socket_path
 from fleet_rlm_jupyter.localdaytona.processtable import members
@@ -22,9 +22,13 @@ _GRACE_SECONDS = 1.0
 
 @dataclass
 class RunningSandbox:
-    """A sandbox that runs: the socket to its toolbox, and the process to kill."""
+    """A sandbox that runs: the socket to its toolbox, and the process to kill.
 
-    plan: SandboxPlan
+    Not its plan: code in other sandboxes may read what this process knows at their start.
+    """
+
+    identifier: str
+    level: str
     link: socket.socket
     pid: int = 0
     received: bytes = b""
@@ -33,8 +37,9 @@ class RunningSandbox:
 class Zygote:
     """Reads requests from the server, one JSON object per line, and answers with what happened."""
 
-    def __init__(self, control: socket.socket, base: str) -> None:
+    def __init__(self, control: socket.socket, base: str, python_path: tuple[str, ...]) -> None:
         self._control = control
+        self._python_path = python_path
         self._base = base
         self._children: dict[str, RunningSandbox] = {}
         self._forked: dict[int, Callable[[int], None]] = {}
@@ -55,6 +60,7 @@ class Zygote:
             signal.signal(ignored, signal.SIG_IGN)
         self._selector.register(wake_reader, selectors.EVENT_READ, lambda: self._on_child(wake_reader))
         self._selector.register(self._control, selectors.EVENT_READ, self._on_request)
+        warm.preload()
         gc.collect()
         gc.freeze()
         while self._open:
@@ -86,6 +92,8 @@ class Zygote:
 
     def _start(self, plan: SandboxPlan) -> None:
         self._groups[plan.sandbox_id] = plan.groups
+        if plan.has_our_python:
+            plan = replace(plan, python_path=self._python_path)
         try:
             listener = _listen(plan.socket)
             ours, theirs = socket.socketpair()
@@ -98,7 +106,7 @@ class Zygote:
         listener.close()
         theirs.close()
         self._forked[pid] = lambda status: None
-        child = RunningSandbox(plan, ours, pid)
+        child = RunningSandbox(plan.sandbox_id, plan.level, ours, pid)
         self._children[plan.sandbox_id] = child
         self._selector.register(ours, selectors.EVENT_READ, lambda: self._on_link(child))
 
@@ -117,21 +125,21 @@ class Zygote:
                 child.pid = said["pid"]
                 self._forked.setdefault(child.pid, lambda status: None)
             elif "error" in said:
-                self._say(child.plan.sandbox_id, "failed", error=said["error"])
+                self._say(child.identifier, "failed", error=said["error"])
             else:
-                self._say(child.plan.sandbox_id, "ready", pid=child.pid, python=said.get("python", False))
+                self._say(child.identifier, "ready", pid=child.pid, python=said.get("python", False))
 
     def _forget(self, child: RunningSandbox) -> None:
         self._selector.unregister(child.link)
         child.link.close()
-        self._children.pop(child.plan.sandbox_id, None)
-        self._say(child.plan.sandbox_id, "exit")
+        self._children.pop(child.identifier, None)
+        self._say(child.identifier, "exit")
 
     def _kill(self, identifier: str) -> None:
         child = self._children.get(identifier)
         if child is None:
             self._say(identifier, "exit")
-        elif child.plan.level == "L3":
+        elif child.level == "L3":
             _kill(child.pid)
         else:
             child.link.shutdown(socket.SHUT_WR)  # the toolbox kills its own, then ends
@@ -161,7 +169,7 @@ class Zygote:
             if pid == 0:
                 break
             self._forked.pop(pid, lambda status: None)(status)
-        if not any(child.plan.level == "L3" for child in self._children.values()):
+        if not any(child.level == "L3" for child in self._children.values()):
             # At L3 nothing can be left behind, and the sandbox's own process arrives here by adoption.
             for pid in members(lambda row: row.parent == os.getpid() and row.state != "Z"):
                 if pid not in self._forked:
@@ -182,7 +190,7 @@ class Zygote:
 
     def _clean_up(self) -> None:
         for child in self._children.values():
-            if child.plan.level == "L3":
+            if child.level == "L3":
                 _kill(child.pid)
             child.link.close()
         signal.signal(signal.SIGALRM, lambda *_: self._kill_rest())
@@ -244,11 +252,11 @@ def _kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def main(control_fd: int, base: str) -> None:
+def main(control_fd: int, base: str, python_path: list[str]) -> None:
     if sys.platform == "linux":
         linux.adopt_orphans()
     os.setsid()
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
-    Zygote(socket.socket(fileno=control_fd), base).serve()
+    Zygote(socket.socket(fileno=control_fd), base, tuple(python_path)).serve()

@@ -356,10 +356,12 @@ class Guest:
 
     def _read(self) -> None:
         reader = FrameReader()
-        while data := os.read(self._terminal, 65536):
-            for frame in reader.feed(data):
-                self._take(frame)
-        os._exit(0)
+        try:
+            while data := os.read(self._terminal, 65536):
+                for frame in reader.feed(data):
+                    self._take(frame)
+        finally:  # the terminal is gone, or this thread can go on no more: nobody would hear of the cell
+            os._exit(0)
 
     def _take(self, frame: Frame) -> None:
         kind = frame["t"]

@@ -146,12 +146,18 @@ class SandboxInterpreter:
         text = done.text
         if done.error == "SyntaxError":
             raise SyntaxError(done.trace or done.message)
+        if done.error == "MemoryError":
+            done.trace = f"{done.trace.rstrip()}\n{self._memory_told()}"
         if done.error is not None:
             # What was printed before the error is often what explains it.
             raise CodeExecutionError((text if not text or text.endswith("\n") else text + "\n") + done.trace.rstrip())
         if done.final is not None:
             return FinalOutput(done.final)
         return text.removesuffix("\n") or None
+
+    def _memory_told(self) -> str:
+        most = self._settings.memory_mb
+        return f"MemoryError: each process here may use {most} MB (sandbox.memory_mb); work on smaller parts"
 
     def _check_names(self, variables: dict[str, Any]) -> None:
         for name in (*variables, *self.tools):

@@ -23,6 +23,9 @@ REFRESH_SECONDS = 300
 
 _RECONNECT_AFTER = (0.0, 0.1, 0.3, 1.0, 3.0, 5.0, 10.0)
 
+GUEST_ENVS = {"PS1": "", "TERM": "dumb", "LOCALDAYTONA_WARM_MODULE": "fleet_guest.guest"}
+"""The last has our local server fork the guest from a warm Python; elsewhere the shell starts it, as it is told to."""
+
 
 class SandboxMachine:
     """One sandbox with its guest, and the line to it. Identity is what it is hashed by.
@@ -85,11 +88,11 @@ class SandboxMachine:
         files = [sdk().FileUpload(source=text, destination=f"{folder}/{name}") for name, text in guest_files()]
         await retried(lambda: sandbox.fs.upload_files(files, timeout=CALL_SECONDS))
         self._handle = await sandbox.process.create_pty_session(
-            id=self._pty, on_data=self.link.feed, cwd=self.home, envs={"PS1": "", "TERM": "dumb"}
+            id=self._pty, on_data=self.link.feed, cwd=self.home, envs=GUEST_ENVS | {"PYTHONPATH": f"{self.home}/.fleet"}
         )
         for work in (self._send_forever(), self._watch(), self._stay_active()):
             self._tasks.append(asyncio.ensure_future(work))
-        self.send(f"PYTHONPATH={self.home}/.fleet exec python3 -u -m fleet_guest.guest\n".encode())
+        self.send(b"exec python3 -u -m fleet_guest.guest\n")  # noise where a guest is on the terminal already
 
     def close(self) -> None:
         with self._closing:

@@ -47,7 +47,10 @@ class Brake:
         """Interrupt `cell`, also if it has not begun yet."""
         self._doomed = cell
         if self.cell == cell:
-            threading.Thread(target=self._stop, args=(cell,), daemon=True).start()
+            try:
+                threading.Thread(target=self._stop, args=(cell,), daemon=True).start()
+            except RuntimeError:  # the cell took all the threads there are; the host signals again if this is not heard
+                signal.pthread_kill(self._main, signal.SIGINT)
 
     def _stop(self, cell: str) -> None:
         """Interrupt the running cell.

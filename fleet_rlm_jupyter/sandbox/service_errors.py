@@ -96,7 +96,7 @@ def retry_after(err: Any) -> float | None:
 def ended(exit_code: int) -> str:
     """Why the guest is gone."""
     if exit_code in (137, -9):
-        return "it was killed, most likely because it ran out of memory"
+        return "it was killed, most likely because it ran out of memory (sandbox.memory_mb)"
     return f"exit code {exit_code}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -30,12 +31,10 @@ def start(tmp_path: Path, *more: str, **options) -> subprocess.Popen[str]:
     (tmp_path / "tmp").mkdir(exist_ok=True)
     return subprocess.Popen(
         [BIN / "fleet", "ask", "Which service has the most errors?", "--file", log, *more],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
         text=True,
         env=environment(tmp_path),
         cwd=tmp_path,
-        **options,
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
     )
 
 
@@ -149,6 +148,29 @@ def test_a_closed_terminal_leaves_nothing_behind(tmp_path):
     os.close(master)
     assert process.wait(timeout=20) in (1, 130)
     assert_nothing_is_left(tmp_path)
+
+
+def test_a_terminal_keeps_what_was_read_and_not_every_step(tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "picture.png").write_bytes(b"\x89PNG\0")
+    (folder / "some.log").write_text("level=error service=a\n")
+    master, slave = os.openpty()
+    process = start(tmp_path, "--context", folder, stderr=slave)
+    os.close(slave)
+    out, _ = process.communicate(timeout=60)
+    seen = b""
+    with contextlib.suppress(OSError):  # EIO: the other side is closed
+        while piece := os.read(master, 65536):
+            seen += piece
+    os.close(master)
+    assert process.returncode == 0, out
+    # What stays is what no later text overwrites: a line that ends, and is not erased before that.
+    kept = [line.rpartition(b"\x1b[2K")[2] for line in seen.split(b"\n")]
+    assert any(b"left out 1 not readable as text (folder/picture.png)" in line for line in kept)
+    assert any(b"model from the default" in line for line in kept)
+    assert b"the model plans" in seen
+    assert not any(b"the model plans" in line for line in kept)
 
 
 def test_what_was_found_is_kept_when_the_budget_is_used_up(tmp_path):

@@ -204,6 +204,19 @@ def test_cancel_while_a_cell_runs_ends_the_run_within_a_second(isolated):
     assert any("before" in call.texts.get("stdout", "") for call in tree.calls.values()), "what was printed is kept"
 
 
+def test_cancel_of_a_cell_that_does_not_yield_ends_the_run_within_eight_seconds(isolated):
+    running = threading.Event()
+    live, engine = start([code("print('before', flush=True)\nsum(range(10**15))")], isolated)
+    live.watch(lambda event: running.set() if event.fact.type == "call.text" and "before" in event.fact.text else None)
+    assert running.wait(30)
+    begun = time.monotonic()
+    live.cancel()
+    run, _ = finish(live)
+    assert time.monotonic() - begun < 8
+    assert run.status == "cancelled"
+    assert engine.calls == 1
+
+
 def test_cancel_while_the_model_answers_ends_the_run_and_no_call_starts_after_it(home):
     asked, release = threading.Event(), threading.Event()
 

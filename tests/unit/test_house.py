@@ -22,6 +22,7 @@ MAX_MODULE_LINES, MAX_FUNCTION_LINES, MAX_PARAMETERS, MAX_FOLDERS = 400, 60, 8, 
 READS_ENVIRONMENT = {
     "settings.py",
     "localdaytona/cli.py",  # a program of its own, which imports nothing of ours
+    "localdaytona/warm.py",  # a forked program finds its own there
 }
 CATCHES_EVERYTHING = {
     "engine/run.py",  # whatever happens, a run ends with its one run.ended

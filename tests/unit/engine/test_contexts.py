@@ -119,6 +119,12 @@ def test_an_empty_folder_is_refused(tmp_path: Path):
         read_context([tmp_path], LIMITS)
 
 
+def test_a_folder_without_text_says_why_its_first_file_was_left_out(tmp_path: Path):
+    (tmp_path / "b.bin").write_bytes(b"\0")
+    with pytest.raises(BadPath, match=r"there is no text in .*: .*b\.bin is a binary file"):
+        read_context([tmp_path], LIMITS)
+
+
 def test_an_unreadable_file_is_refused(tmp_path: Path):
     if os.geteuid() == 0:
         pytest.skip("root reads everything; tests/integration covers this as another user")

@@ -31,6 +31,7 @@ class PtyMachine:
         folder = Path(self.home, ".fleet", "fleet_guest")
         folder.mkdir(parents=True)
         for name, text in guest_files():
+            (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_bytes(text)
         self.link = KernelLink(self)
         self.uploads: list[str] = []

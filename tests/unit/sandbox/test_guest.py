@@ -8,6 +8,10 @@ import dataclasses
 import datetime
 import decimal
 import math
+import os
+import pty
+import subprocess
+import sys
 import threading
 import time
 from collections import OrderedDict, namedtuple
@@ -18,7 +22,9 @@ from dspy.primitives.code_interpreter import CodeExecutionError, CodeInterpreter
 from unit.sandbox.pty_machine import SECONDS, PtyMachine, local_interpreter
 
 from fleet_rlm_jupyter.domain.errors import SandboxLost
+from fleet_rlm_jupyter.sandbox.codec import encode
 from fleet_rlm_jupyter.sandbox.interpreter import SandboxInterpreter
+from fleet_rlm_jupyter.sandbox.kernel_link import guest_files
 from fleet_rlm_jupyter.settings import SandboxSettings
 
 Point = namedtuple("Point", "x y")
@@ -640,6 +646,24 @@ def test_a_cell_has_its_seconds_and_waiting_for_the_host_is_not_counted():
         repl.shutdown()
 
 
+def test_a_callback_may_take_longer_than_the_cell_and_longer_than_ten_minutes(monkeypatch):
+    hours = 0.0
+    real = time.monotonic
+    monkeypatch.setattr("fleet_rlm_jupyter.sandbox.cell.time.monotonic", lambda: real() + hours * 3600)
+    repl = local_interpreter(SandboxSettings(cell_seconds=300))
+
+    def think() -> str:
+        nonlocal hours
+        hours += 2
+        return "thought"
+
+    repl.tools["think"] = think
+    try:
+        assert repl.execute("think(), think()") == "('thought', 'thought')"
+    finally:
+        repl.shutdown()
+
+
 def test_a_call_of_an_earlier_cell_does_not_stop_the_clock_of_a_later_one():
     repl = local_interpreter(SandboxSettings(cell_seconds=0.4))
     release = threading.Event()
@@ -696,6 +720,36 @@ def test_shutting_down_twice_is_harmless(own):
     own.shutdown()
     with pytest.raises(CodeInterpreterError, match="shut down"):
         own.execute("1")
+
+
+@pytest.mark.parametrize("code", ["", "import signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\nwhile True: pass"])
+def test_a_guest_whose_terminal_is_gone_ends(tmp_path, code):
+    for name, text in guest_files():
+        path = tmp_path / "fleet_guest" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text)
+    master, slave = pty.openpty()
+    argv = [sys.executable, "-m", "fleet_guest.guest"]
+    guest = subprocess.Popen(argv, stdin=slave, stdout=slave, stderr=slave, cwd=tmp_path, start_new_session=True)
+    os.close(slave)
+    said = b""
+    while b'"ready"' not in said:
+        said += os.read(master, 4096)
+    if code:
+        os.write(master, encode({"t": "exec", "c": "1", "code": f"print('runs', flush=True)\n{code}", "tools": []}))
+        while b"runs" not in said:
+            said += os.read(master, 4096)
+    os.close(master)
+    assert guest.wait(SECONDS) == 0
+
+
+def test_a_guest_that_is_frozen_is_given_up_by_the_clock(monkeypatch):
+    monkeypatch.setattr("fleet_rlm_jupyter.sandbox.cell.STEP_SECONDS", 0.2)
+    repl = local_interpreter(SandboxSettings(cell_seconds=0.2))
+    with pytest.raises(CodeInterpreterError) as caught:
+        repl.execute("import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)")
+    assert isinstance(caught.value.__cause__, SandboxLost)
+    repl.shutdown()
 
 
 # --- the line -------------------------------------------------------------------------------------------------------
