@@ -18,7 +18,7 @@ from rich.tree import Tree
 
 from fleet_rlm_jupyter.domain.calls import Call, CallTree
 from fleet_rlm_jupyter.domain.events import BudgetSpent, Event, RunStarted
-from fleet_rlm_jupyter.domain.lines import found_so_far, progress_line
+from fleet_rlm_jupyter.domain.lines import found_so_far, progress_line, what_it_says
 from fleet_rlm_jupyter.domain.question import Check
 from fleet_rlm_jupyter.domain.session import Run
 from fleet_rlm_jupyter.settings import Loaded, describe, variable
@@ -240,7 +240,7 @@ def _call_line(call: Call) -> Text:
     seconds = "" if call.seconds is None else f"  {call.seconds:.2f} s"
     name = f"depth {call.depth}" if call.kind == "rlm" else clean(call.name)
     line = Text.assemble((_KINDS.get(call.kind or "", "…") + " ", "bold"), name, (seconds, "dim"))
-    detail = call.error.text if call.error else _detail(call)
+    detail = what_it_says(call.error) if call.error else _detail(call)
     if detail:
         line.append(f"  {_first_line(detail)}", style="red" if call.error else "dim")
     line.no_wrap, line.overflow = True, "ellipsis"

@@ -21,7 +21,7 @@ def progress_line(event: Event) -> str | None:
         case CallStarted(kind="tool", name=name, depth=depth):
             return f"{'  ' * depth}{name}"
         case CallEnded(error=error) if error is not None:
-            return f"  ✗ {_what_it_says(error)}"
+            return f"  ✗ {what_it_says(error)}"
         case Log(level="warning" | "error", text=text):
             return f"  ! {text}"
         case SandboxChanged(state="ready", sandbox_id=sandbox_id):
@@ -32,7 +32,7 @@ def progress_line(event: Event) -> str | None:
             return None
 
 
-def _what_it_says(error: ErrorText) -> str:
+def what_it_says(error: ErrorText) -> str:
     """The line to show of an error: a traceback says it in its last, everything else in its first."""
     lines = [line for line in error.text.splitlines() if line.strip()] or [error.code]
     return lines[-1 if any(line.endswith("Traceback (most recent call last):") for line in lines) else 0].strip()

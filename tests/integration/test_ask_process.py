@@ -8,13 +8,22 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 BIN = Path(sys.executable).parent
 RUNNING = "code runs in the sandbox"
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """Of a short name: where it is long the local server takes /tmp, and what it left there would not be seen."""
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="ask") as folder:
+        yield Path(folder)
 
 
 def environment(tmp_path: Path) -> dict[str, str]:
@@ -54,12 +63,13 @@ def ours(tmp_path: Path) -> list[str]:
         if not folder.name.isdigit() or int(folder.name) == os.getpid():
             continue
         try:
-            said = (folder / "environ").read_bytes() + (folder / "cmdline").read_bytes()
+            command = (folder / "cmdline").read_bytes()
+            said = (folder / "environ").read_bytes() + command
             state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
         except OSError:
             continue
         if mark in said and state != "Z":
-            found.append((folder / "cmdline").read_bytes().decode())
+            found.append(command.decode())
     return found
 
 
@@ -130,6 +140,7 @@ def test_any_of_twenty_moments_is_a_good_one_to_stop(tmp_path, number):
 def test_a_kill_at_any_moment_leaves_nothing_behind(tmp_path, moment):
     process = start(tmp_path)
     wait_for(process, moment)
+    assert list((tmp_path / "tmp").iterdir()) or moment == "model:", "it works where we look"
     process.kill()
     process.communicate(timeout=20)
     assert_nothing_is_left(tmp_path)

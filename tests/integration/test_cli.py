@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -252,14 +253,39 @@ def test_recipes_are_our_own_code_and_run_without_isolation_and_say_so(tmp_path)
     assert "NOT isolated" in json.loads(done.stdout)["sandbox"]
 
 
+@pytest.mark.parametrize(
+    ("size", "said", "hint"),
+    [
+        ("size=8m", "the sandbox's disk is full", "pass a smaller context"),
+        ("size=24k,nr_inodes=9", "no sandbox can be had here: no space left", "free some space, or set TMPDIR"),
+    ],
+)
+def test_a_full_disk_is_one_sentence_and_the_next_step(tmp_path, size, said, hint):
+    log = tmp_path / "some.log"
+    log.write_text("level=error service=a\n" * 500_000)
+    with tempfile.TemporaryDirectory() as folder:  # of a short name, as the server needs for its sockets
+        mount = f'mount -t tmpfs -o {size} tmpfs "{folder}" && export TMPDIR="{folder}" && exec "$@"'
+        done = in_a_namespace(tmp_path, log, mount, "--mount", "--model", "offline/recipes", "--json")
+    assert done.returncode == 1
+    error = json.loads(done.stdout)["error"]
+    assert said in error["text"]
+    assert hint in error["hint"]
+    assert "Traceback" not in done.stderr
+
+
 def without_namespaces(tmp_path: Path, *more: str) -> subprocess.CompletedProcess[str]:
     log = tmp_path / "some.log"
     log.write_text("level=error service=a\nlevel=info service=b\n")
-    ask = [str(Path(sys.executable).parent / "fleet"), "ask", "Which service has the most errors?", "--file", str(log)]
     shut = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"'
-    command = ["unshare", "--user", "--map-root-user", "sh", "-c", shut, "sh", *ask, *more]
-    if subprocess.run([*command[:5], "true"], capture_output=True, check=False).returncode:
-        pytest.skip("this machine allows no user namespaces to begin with")
+    return in_a_namespace(tmp_path, log, shut, "--user", *more)
+
+
+def in_a_namespace(tmp_path: Path, log: Path, first: str, kind: str, *more: str) -> subprocess.CompletedProcess[str]:
+    """`fleet ask` over `log` as the root of a user namespace, after the shell did what `first` says."""
+    ask = [str(Path(sys.executable).parent / "fleet"), "ask", "Which service has the most errors?", "--file", str(log)]
+    command = ["unshare", "--user", "--map-root-user", kind, "sh", "-c", first, "sh", *ask, *more]
+    if subprocess.run([*command[:6], "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this machine allows no such namespaces to begin with")
     env = {name: value for name, value in os.environ.items() if not name.startswith(("FLEET_", "DAYTONA_"))}
     return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path, env=env, check=False)
 

@@ -7,7 +7,9 @@ import pytest
 from fleet_rlm_jupyter import terminal
 from fleet_rlm_jupyter.domain.budget import Budget
 from fleet_rlm_jupyter.domain.calls import fold
+from fleet_rlm_jupyter.domain.errors import ErrorText
 from fleet_rlm_jupyter.domain.events import CallEnded, CallStarted, CallText, Event, Limits, RunEnded, RunStarted, Usage
+from fleet_rlm_jupyter.domain.lines import progress_line
 from fleet_rlm_jupyter.domain.session import Run
 
 
@@ -106,3 +108,18 @@ def test_model_output_cannot_drive_the_terminal(capsys):
 def test_a_trace_deeper_than_pythons_stack_is_shown(capsys):
     deep = [("0", rlm(1)), *((str(n), rlm(n, str(n - 1))) for n in range(1, 1500))]
     assert "3 LM calls" in shown([STARTED, *deep], capsys)
+
+
+def test_of_a_traceback_the_line_that_says_what_happened_is_shown(capsys):
+    error = ErrorText(
+        code="x", text='CodeExecutionError: Traceback (most recent call last):\n  File "x"\nKeyError: 3\n', hint=""
+    )
+    facts = [
+        STARTED,
+        ("b", CallStarted(parent_id=None, kind="code", name="python", depth=1)),
+        ("b", CallEnded(error=error)),
+    ]
+    out = shown(facts, capsys, status="failed", answer=None)
+    assert "KeyError: 3" in out
+    assert "Traceback" not in out
+    assert progress_line(events(*facts)[-1]) == "  ✗ KeyError: 3"
