@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fleet_rlm_jupyter.domain.events import Limits
     from fleet_rlm_jupyter.engine.recipes.plan import RECIPES
     from fleet_rlm_jupyter.kernel.handles import start
+    from fleet_rlm_jupyter.kernel.programs import run
     from fleet_rlm_jupyter.settings import Settings
     from fleet_rlm_jupyter.workbench import Question, Workbench, interpreter
 
@@ -31,6 +32,7 @@ __all__ = [
     "Workbench",
     "__version__",
     "interpreter",
+    "run",
     "start",
 ]
 
@@ -45,6 +47,7 @@ _HOMES = {
     "Question": "workbench",
     "Workbench": "workbench",
     "interpreter": "workbench",
+    "run": "kernel.programs",
     "start": "kernel.handles",
 }
 _MODULES = {"domain", "engine", "kernel", "localdaytona", "sandbox", "settings", "workbench", "terminal", "testing"}

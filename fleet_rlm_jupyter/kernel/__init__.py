@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-_MODULES = {"arguments", "bundle", "completion", "display", "handles", "magics", "page", "variables"}
+_MODULES = {"arguments", "bundle", "completion", "display", "handles", "magics", "page", "programs", "variables"}
 
 
 def __getattr__(name: str) -> Any:

@@ -17,7 +17,8 @@ from fleet_rlm_jupyter.domain.events import (
 )
 from fleet_rlm_jupyter.domain.lines import progress_line
 from fleet_rlm_jupyter.kernel.handles import STOP_SECONDS, Handle, Result
-from fleet_rlm_jupyter.terminal import clean
+from fleet_rlm_jupyter.kernel.page import MARKS, status_word
+from fleet_rlm_jupyter.terminal import clean, spend
 
 SHOWN_LINES = 6
 SECONDS_BETWEEN = 0.05
@@ -62,6 +63,14 @@ class LiveLines:
         else:
             self._shown.update(data, raw=True)
 
+    def summary(self, result: Result) -> None:
+        """Put one line in the place of the lines: whoever asked has the result."""
+        if self._has_front_end:
+            line = clean(
+                result.mask(f"{MARKS[result.status]} {status_word(result.run)} · {spend(result.run, result.tree)}")
+            )
+            self._put({"text/plain": line, "text/html": _as_pre("", line)})
+
     def _show_until_end(self, events: queue.SimpleQueue[Event]) -> None:
         is_over = False
         while not is_over:
@@ -97,15 +106,22 @@ class LiveLines:
             return
         head = f"running · {time.monotonic() - self._begun:.0f} s" + (f" · {self._spent}" if self._spent else "")
         head += " · interrupt the kernel (■) to stop"
-        lines = [head, *self._lines[-SHOWN_LINES:]]
-        style = (
-            "color:var(--jp-content-font-color2, inherit);background:none;margin:0;padding:2px 7px;"
-            "white-space:pre-wrap;font-family:var(--jp-code-font-family, ui-monospace, monospace);"
-            "font-size:var(--jp-code-font-size, .9em)"
-        )
-        html = f'<pre style="{style}"><strong>{escape(head)}</strong>\n{escape(chr(10).join(lines[1:]))}</pre>'
-        data = {"text/plain": "\n".join(lines), "text/html": html}
+        lines = self._lines[-SHOWN_LINES:]
+        shown = "\n".join(lines)
+        self._put({"text/plain": f"{head}\n{shown}", "text/html": _as_pre(head, shown)})
+
+    def _put(self, data: dict[str, str]) -> None:
         if self._shown is None:
             self._shown = display(data, raw=True, display_id=True)
         else:
             self._shown.update(data, raw=True)
+
+
+def _as_pre(head: str, text: str) -> str:
+    style = (
+        "color:var(--jp-content-font-color2, inherit);background:none;margin:0;padding:2px 7px;"
+        "white-space:pre-wrap;font-family:var(--jp-code-font-family, ui-monospace, monospace);"
+        "font-size:var(--jp-code-font-size, .9em)"
+    )
+    strong = f"<strong>{escape(head)}</strong>\n" if head else ""
+    return f'<pre style="{style}">{strong}{escape(text)}</pre>'

@@ -182,6 +182,13 @@ class Notebook:
         self.handles.append(handle)
         return handle
 
+    def run(self, program: Any, inputs: Mapping[str, Any], options: AskOptions) -> Handle:
+        """Start a run of a program. Raises FleetError before any work."""
+        bench = self.bench(options.settings)
+        handle = Handle(bench.run(program, inputs, _limits(bench, options.limits)), Mask.of(bench.settings))
+        self.handles.append(handle)
+        return handle
+
     def handle(self, run_id: str | None) -> Handle:
         """The run of that id or the beginning of one, or the last run. Raises BadRequest."""
         if not self.handles:

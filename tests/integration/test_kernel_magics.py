@@ -242,3 +242,53 @@ def test_twenty_megabytes_travel(kernel):
     run(client, "big = log * (20_000_000 // len(log))")
     outputs = run(client, "%%fleet --var big -o counted --recipe count --slot unit=lines\nHow many lines?")
     assert outputs[-1]["data"][MIME]["status"] == "done"
+
+
+OWN = """
+import dspy
+import fleet_rlm_jupyter as fleet
+from fleet_rlm_jupyter.kernel import handles
+from fleet_rlm_jupyter.testing import code, scripted_workbench
+
+class Twice(dspy.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = dspy.Predict("topic -> answer")
+        self.rlm = dspy.RLM("notes, question -> answer")
+
+    def forward(self, topic):
+        found = self.first(topic=topic).answer
+        return self.rlm(notes=found, question=topic)
+
+def script(prompt):
+    if "notes" not in prompt:
+        return "[[ ## answer ## ]]\\nsome notes\\n\\n[[ ## completed ## ]]"
+    return code("print(len(notes))") if "iteration ## ]]\\n1/" in prompt else code("SUBMIT(answer=notes.upper())")
+
+own = scripted_workbench(script)
+handles.notebook().bench = lambda settings=None: own
+"""
+
+
+def test_a_program_of_ones_own_runs_on_the_notebooks_budget_with_its_display():
+    manager, client = start_new_kernel(kernel_name="python3")
+    try:
+        run(client, "%load_ext fleet_rlm_jupyter\n" + OWN)
+        outputs = run(client, "result = fleet.run(Twice(), topic='rivers', limits={'calls': 9})")
+        assert [output["kind"] for output in outputs] == ["display_data"]
+        assert outputs[0]["data"]["text/plain"].startswith("✓ done · 3 of 9 LM calls")
+        (shown,) = run(client, "result")
+        assert set(shown["data"]) == {"text/plain", "text/html", MIME}
+        assert "SOME NOTES" in shown["data"]["text/plain"]
+        assert "RLM depth 1" in shown["data"]["text/plain"]
+        outputs = run(client, "fleet.run(Twice(), topic='rivers', limits={'calls': 2}).status")
+        assert outputs[-1]["data"]["text/plain"] == "'over_budget'"
+        assert "Twice" in text_of(run(client, "print(result.run.program)"))
+        for call, says in (
+            ("fleet.run('nothing', question='q')", "there is no program nothing"),
+            ("fleet.run(Twice(), topic='x', limits={'cals': 3})", "there is no option cals"),
+        ):
+            assert says in text_of(run(client, call))
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)

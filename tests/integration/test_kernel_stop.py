@@ -107,9 +107,18 @@ class AmongManyChildren(Scene):
         return code("print(sub_rlm_batched(['look ' + 'closer'] * 4))")
 
 
+class WhileAQuestionIsOpen(Scene):
+    def policy(self, prompt: str) -> str:
+        return code("print(ask_user('which year?'))")
+
+    def see(self, event: Event) -> None:
+        if event.fact.type == "question.asked":
+            self.reached.set()
+
+
 SCENES: list[type[Scene]] = [
     BeforeTheFirstCall, InTheModel, InACell, InACellThatIsDeaf, InASubQuery, InABatch, InACellOfAChild,
-    AmongManyChildren,
+    AmongManyChildren, WhileAQuestionIsOpen,
 ]  # fmt: skip
 
 
@@ -117,10 +126,13 @@ class InThisProcess:
     """The Workbench of a kernel without a server."""
 
     def __init__(self, model: ScriptedModel) -> None:
-        self._bench = Workbench(load(model.settings, environ={}))
+        self._bench = Workbench(load({**model.settings, "budget.depth": 3}, environ={}))
 
     def ask(self, question: str, see: Callable[[Event], None]) -> LiveRun:
-        return self._bench.ask(Question(question, context="x" * 1000, mode="rlm_only"), watcher=see)
+        return self._bench.ask(Question(question, context="x" * 1000, mode="rlm_only", can_answer=True), watcher=see)
+
+    def cancel(self, run: LiveRun, call_id: str) -> None:
+        self._bench.cancel(run.run_id, call_id)
 
     def close(self) -> None:
         self._bench.close()
@@ -171,6 +183,60 @@ def test_a_stop_ends_the_run_soon_and_no_call_starts_after_it(place, model, kind
     assert started == {event.call_id for event in seen if event.fact.type == "call.ended"}
 
 
+PARTS = {
+    "its model answers": code("SUBMIT(answer='late')"),
+    "its cell runs": code("import time\nprint('here', flush=True)\ntime.sleep(60)"),
+    "its sub-query is answered": code("print(llm_query('held up?'))"),
+    "its batch is answered": code("print(llm_query_batched(['held up?'] * 8))"),
+    "a child of its own works": code("print(sub_rlm('deeper ' + 'down'))"),
+    "its question is open": code("print(ask_user('which year?'))"),
+}
+
+
+class APart(Scene):
+    """Two children: the one comes to its moment and stays there, the other answers."""
+
+    def __init__(self, moment: str) -> None:
+        super().__init__()
+        self._moment = moment
+
+    def policy(self, prompt: str) -> str:
+        if "the slow part" in prompt:
+            return self.hold(PARTS[self._moment]) if self._moment == "its model answers" else PARTS[self._moment]
+        if "held up?" in prompt or "deeper down" in prompt:
+            return self.hold(code("SUBMIT(answer='late')"))
+        if "the good part" in prompt:
+            return code("SUBMIT(answer='fine')")
+        if "call_cancelled" in prompt:
+            return code("SUBMIT(answer=repr([r if isinstance(r, str) else r['error']['code'] for r in rs]))")
+        return code("rs = sub_rlm_batched(['the slow ' + 'part', 'the good ' + 'part'], ['', '']); print(rs)")
+
+    def see(self, event: Event) -> None:
+        super().see(event)
+        if event.fact.type == "question.asked":
+            self.reached.set()
+
+
+@pytest.mark.parametrize("moment", PARTS)
+def test_a_stop_of_one_part_leaves_its_sibling_alone(place, model, moment):
+    scene = APart(moment)
+    model.script(scene.policy)
+    parts: list[str] = []
+
+    def see(event: Event) -> None:
+        scene.see(event)
+        fact = event.fact
+        if fact.type == "call.started" and fact.kind == "rlm" and "the slow part" in fact.inputs.get("question", ""):
+            parts.append(event.call_id)
+
+    run = place.ask(f"anything while {moment}?", see)
+    assert scene.reached.wait(30), "the part did not come to that moment"
+    place.cancel(run, parts[0])
+    result = run.result(30)
+    scene.release.set()
+    assert (result.status, result.answer) == ("done", "['call_cancelled', 'fine']")
+
+
 @pytest.mark.parametrize("moment", ["call.ended lm", "call.started code"])
 def test_a_stop_just_before_a_cell_begins_is_not_lost(moment):
     asked: list[LiveRun] = []
@@ -196,3 +262,19 @@ def test_a_stop_just_before_a_cell_begins_is_not_lost(moment):
         assert asked[0].result(10).status == "cancelled"
     finally:
         bench.close()
+
+
+def test_a_stop_that_races_with_the_end_leaves_one_end(place, model):
+    model.script(lambda prompt: code("SUBMIT(answer='done')"))
+    statuses = set()
+    for number in range(30):
+        seen: list[str] = []
+        run = place.ask(f"anything at {number}?", lambda event, seen=seen: seen.append(event.fact.type))
+        stop = threading.Timer(number * 0.004, run.cancel)
+        stop.start()
+        statuses.add(run.result(20).status)
+        stop.join()
+        assert seen.count("run.ended") == 1
+        assert seen[-1] == "run.ended"
+    assert statuses <= {"done", "cancelled"}
+    assert "cancelled" in statuses

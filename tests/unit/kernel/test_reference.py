@@ -33,6 +33,13 @@ def page() -> str:
         "| any other dict, dataclass, pydantic model | JSON |\n"
         "| path | the file, or the files of the folder by name |",
         "Several `--var` become texts by name. What cannot travel (open files, generators, modules, locks) is refused.",
+        "## From Python",
+        "| call | does |\n|---|---|\n"
+        "| `handle = fleet.start(question, context)` | starts a run and returns at once; options as in `%%fleet` |\n"
+        "| `handle.result()`, `await handle` | its Result; an interrupt of the wait cancels the run |\n"
+        "| `handle.cancel()`, `handle.status` | stops it; `running`, or how it ended |\n"
+        "| `fleet.run(program, **inputs)` | runs a `dspy.Module` of yours in this kernel, on the models, the "
+        "budget and the sandboxes of the notebook, with live lines; `limits={'calls': 30}` bounds it |",
         "## Result",
         "`answer, status, usage, tree, trace, error, outputs`; `found` is what there was when there is no answer.",
     ]
