@@ -121,6 +121,9 @@ class SandboxSettings(_Group):
     cell_seconds: float = Field(
         default=300, gt=0, description="seconds one cell may run, waiting for sub-calls left out"
     )
+    facade: bool = Field(
+        default=False, description="let generated code build DSPy programs with `import dspy`, within depth and budget"
+    )
     output_chars: int = Field(
         default=100_000, ge=1000, description="characters kept of one cell's output, head and tail"
     )

@@ -11,7 +11,8 @@ from typing import Any, Literal, Protocol
 
 from fleet_rlm_jupyter.domain.errors import SandboxLost
 from fleet_rlm_jupyter.domain.ports import OnOutput
-from fleet_rlm_jupyter.sandbox.codec import Frame, unpack
+from fleet_rlm_jupyter.sandbox.codec import Frame, loads, unpack
+from fleet_rlm_jupyter.sandbox.tables import decoded
 
 STEP_SECONDS = 3.0
 """How long each rung of the ladder waits: interrupt, signal, kill."""
@@ -31,6 +32,8 @@ class Cell:
     dropped: list[str]
     output_chars: int
     seconds: float
+    pull: str = ""
+    """The variable to bring out, instead of running code."""
 
 
 @dataclass(slots=True)
@@ -43,6 +46,7 @@ class Done:
     trace: str = ""
     final: dict[str, Any] | None = None
     is_unbound: bool = False
+    value: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,7 @@ class Line(Protocol):
     def next(self, seconds: float | None) -> Frame | News: ...  # raises queue.Empty
     def answer(self, cell: str, frame: Frame, call_tool: CallTool) -> None: ...
     def spilled(self, path: object) -> Any: ...  # raises ValueError, SandboxError
+    def fetched(self, path: object) -> bytes: ...  # raises ValueError, SandboxError
     def send_interrupt(self, number: str) -> None: ...
     def send_signal(self, number: int) -> None: ...
 
@@ -71,6 +76,7 @@ class CellWatch:
     def __init__(self, line: Line, number: str, cell: Cell, call_tool: CallTool, on_output: OnOutput | None) -> None:
         self._line = line
         self._number = number
+        self._is_pull = bool(cell.pull)
         self._call_tool = call_tool
         self._on_output = on_output
         self._clock = _Clock(cell.seconds)
@@ -148,6 +154,8 @@ class CellWatch:
             if self._ladder.why:
                 error, message, trace = "TimeoutError", self._ladder.why, f"{trace.rstrip()}\n{self._ladder.why}"
             return Done(text, error or "Error", message, trace, is_unbound=is_unbound)
+        if self._is_pull:
+            return self._pulled(text, frame)
         try:
             final = self._line.spilled(frame["final_file"]) if "final_file" in frame else unpack(frame.get("final"))
             if final is not None and not isinstance(final, dict):
@@ -155,6 +163,18 @@ class CellWatch:
         except ValueError as err:
             return Done(text, "ValueError", str(err), f"ValueError: what was submitted cannot be read: {err}")
         return Done(text, final=final)
+
+    def _pulled(self, text: str, frame: Frame) -> Done:
+        try:
+            data = self._line.fetched(frame.get("value"))
+            kind = str(frame.get("kind"))
+            if kind not in ("json", "npy", "columns"):
+                raise ValueError("it is of no kind that may come out")
+            return Done(text, value=loads(data) if kind == "json" else decoded(kind, data))
+        except ValueError as err:
+            return Done(text, "ValueError", str(err), f"ValueError: the value cannot be read: {err}")
+        except ImportError as err:
+            return Done(text, "ImportError", str(err), f"ImportError: {err.name} is needed here to take the value in")
 
 
 @dataclass(slots=True)

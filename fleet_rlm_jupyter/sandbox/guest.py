@@ -1,13 +1,12 @@
 """The REPL inside the sandbox: runs cells, calls back to the host, speaks frames on its terminal.
 
-Uploaded with `codec.py` and `output.py`, started as `python3 -u -m fleet_guest.guest` on a PTY; standard library only.
+Uploaded with the modules that it imports, started as `python3 -u -m fleet_guest.guest` on a PTY; standard library only.
 The main thread runs cells, one thread reads frames, two pump what subprocesses print.
 """
 
 from __future__ import annotations
 
 import ast
-import collections
 import linecache
 import os
 import queue
@@ -20,145 +19,16 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-from .codec import (
-    MAX_INLINE,
-    MAX_UNACKED,
-    MAX_UNACKED_BYTES,
-    PROTOCOL,
-    Frame,
-    FrameReader,
-    dumps,
-    encode,
-    fresh,
-    loads,
-    pack,
-    unpack,
-)
+from .codec import MAX_INLINE, PROTOCOL, Frame, FrameReader, dumps, loads, pack, unpack
+from .guest_line import SPILL, Callbacks, Outbox, spill
 from .output import Brake, Output, redirect
+from .tables import TABLE_KINDS, decoded, encoded, libraries, renewed
 
-SPILL = os.path.abspath(".fleet")
 MOST_MESSAGE, MOST_TRACE = 4000, 40_000
 
 
 class Submitted(SystemExit):
     """SUBMIT was called: nothing of the cell runs any more. A thread that raises it ends without a word."""
-
-
-class Outbox:
-    """Frames to the host, numbered; those it has not acknowledged are kept for the case that the line breaks."""
-
-    def __init__(self, fd: int, brake: Brake) -> None:
-        self._fd = fd
-        self._brake = brake
-        self._pid = os.getpid()
-        self._next = 1
-        self._unacked: collections.deque[tuple[int, bytes]] = collections.deque()
-        self._bytes = 0
-        self._room = threading.Condition(threading.Lock())
-
-    def send(self, frame: Frame) -> None:
-        """Blocks while too much is under way: a host that does not read holds the cell, not its memory."""
-        if os.getpid() != self._pid:
-            raise RuntimeError("host functions and SUBMIT work in the REPL's own process, not in one forked from it")
-        with self._brake, self._room:
-            while len(self._unacked) >= MAX_UNACKED or self._bytes >= MAX_UNACKED_BYTES:
-                self._room.wait()
-            data = encode({"s": self._next, **frame})
-            self._unacked.append((self._next, data))
-            self._bytes += len(data)
-            self._next += 1
-            self._write(data)
-
-    def acknowledge(self, number: int) -> None:
-        with self._room:
-            while self._unacked and self._unacked[0][0] <= number:
-                self._bytes -= len(self._unacked.popleft()[1])
-            self._room.notify_all()
-
-    def resume(self, number: int) -> None:
-        """The host is back and has everything up to `number`: send the rest again."""
-        self.acknowledge(number)
-        with self._room:
-            for _, data in self._unacked:
-                self._write(data)
-
-    def _write(self, data: bytes) -> None:
-        while data:
-            data = data[os.write(self._fd, data) :]
-
-
-class Callbacks:
-    """Calls to the host that wait for their answer; any thread, many at once."""
-
-    def __init__(self, outbox: Outbox, brake: Brake) -> None:
-        self._outbox = outbox
-        self._brake = brake
-        self._lock = threading.Lock()
-        self._next = 0
-        self._waiting: dict[str, tuple[int, queue.SimpleQueue[Frame]]] = {}
-
-    def call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        frame: Frame = {"t": "call", "c": self._brake.cell, "fn": name}
-        packed = pack([list(args), kwargs])
-        data = dumps(packed)
-        answer: queue.SimpleQueue[Frame] = queue.SimpleQueue()
-        with self._brake, self._lock:
-            self._next += 1
-            number = frame["i"] = str(self._next)
-            self._waiting[number] = threading.get_ident(), answer
-        path = ""
-        try:
-            if len(data) > MAX_INLINE:
-                path = frame["f"] = spill(f"call-{number}", data)
-            else:
-                frame["a"], frame["k"] = packed
-            self._outbox.send(frame)
-            return self._value(answer.get())
-        finally:
-            with self._brake, self._lock:
-                del self._waiting[number]
-            if path:
-                os.unlink(path)
-
-    def resolve(self, frame: Frame) -> None:
-        with self._lock:
-            _, answer = self._waiting.get(str(frame.get("i")), (0, None))
-        if answer is not None:
-            answer.put(frame)
-        elif "f" in frame:
-            os.unlink(frame["f"])
-
-    def interrupt(self) -> None:
-        """End every call that another thread than the main one waits for; that one gets the signal."""
-        main = threading.main_thread().ident
-        with self._lock:
-            waiting = [answer for thread, answer in self._waiting.values() if thread != main]
-        for answer in waiting:
-            answer.put({"e": {"type": "KeyboardInterrupt", "msg": "interrupted"}})
-
-    @staticmethod
-    def _value(frame: Frame) -> Any:
-        if "e" in frame:
-            error = frame["e"]
-            if error["type"] == "KeyboardInterrupt":
-                raise KeyboardInterrupt(error["msg"])
-            raise RuntimeError(f"{error['type']}: {error['msg']}")
-        return unspill(frame["f"]) if "f" in frame else unpack(frame.get("v"))
-
-
-def spill(name: str, data: bytes) -> str:
-    """A file for the host to fetch."""
-    path = os.path.join(SPILL, f"{name}-{os.urandom(8).hex()}")
-    with open(path, "wb") as file:
-        file.write(data)
-    return path
-
-
-def unspill(path: str) -> Any:
-    """The value in a file that the host put here for once."""
-    with open(path, "rb") as file:
-        os.unlink(path)
-        return loads(file.read())
 
 
 class Repl:
@@ -190,7 +60,10 @@ class Repl:
                     self._brake.begin(frame["c"])
                     self._prepare(frame)
                     is_prepared = True
-                self._execute(frame["code"], name)
+                if "pull" in frame:
+                    done.update(self._pulled(frame["pull"]))
+                else:
+                    self._execute(frame["code"], name)
             finally:
                 self._brake.end()
         except Submitted:
@@ -215,7 +88,7 @@ class Repl:
             self._values[key] = _received(sent)
         for variable, key in frame.get("set", {}).items():
             # Anew for each cell: what a cell did to an input is not seen by the next, as DSPy's semantics want it.
-            self.namespace[variable] = fresh(self._values[key])
+            self.namespace[variable] = renewed(self._values[key])
         self._fields = frame.get("fields")
         wanted = set(frame["tools"])
         for tool in self._tools.keys() - wanted:
@@ -265,6 +138,16 @@ class Repl:
         call.__name__ = call.__qualname__ = tool
         return call
 
+    def _pulled(self, name: str) -> Frame:
+        """A variable for the host: as a file, with the kind of its content."""
+        if name not in self.namespace:
+            raise NameError(f"there is no variable {name}")
+        kind, data = encoded(self.namespace[name], frozenset(libraries())) or ("json", b"")
+        if kind == "arrow":  # made by code that nobody trusts, and Arrow is a large library: a plainer way out
+            kind, data = encoded(self.namespace[name], frozenset({"numpy", "pandas"})) or ("json", b"")
+        self._final_path = spill("final", data or dumps(pack(self.namespace[name])))
+        return {"value": self._final_path, "kind": kind}
+
     def _final(self, packed: dict[str, Any]) -> Frame:
         data = dumps(packed)
         if len(data) <= MAX_INLINE:
@@ -277,14 +160,16 @@ class Repl:
 
 
 def _received(sent: Frame) -> Any:
-    """A value that the host sent: inline, or as a file of text, bytes or JSON."""
-    for kind in ("text", "bytes", "json"):
+    """A value that the host sent: inline, or as a file of text, bytes, JSON or a table."""
+    for kind in ("text", "bytes", "json", *TABLE_KINDS):
         if kind in sent:
             with open(sent[kind], "rb") as file:
                 data = file.read()
             os.unlink(sent[kind])
             if kind == "text":
                 return data.decode("utf-8", "surrogatepass")
+            if kind in TABLE_KINDS:
+                return decoded(kind, data)
             return data if kind == "bytes" else loads(data)
     return unpack(sent["v"])
 
@@ -338,7 +223,8 @@ class Guest:
         os.makedirs(SPILL, exist_ok=True)
         signal.signal(signal.SIGINT, self._brake.on_signal)
         threading.Thread(target=self._read, daemon=True).start()
-        ready = {"t": "ready", "pid": os.getpid(), "py": sys.version.split()[0], "proto": PROTOCOL, "cwd": os.getcwd()}
+        ready: Frame = {"t": "ready", "pid": os.getpid(), "py": sys.version.split()[0], "proto": PROTOCOL}
+        ready["has"] = libraries()
         self._outbox.send(ready)
         while True:
             frame = self._cells.get()

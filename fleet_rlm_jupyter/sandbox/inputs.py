@@ -14,6 +14,7 @@ from dspy.primitives.code_interpreter import CodeInterpreterError
 
 from fleet_rlm_jupyter.sandbox.codec import Frame, dumps, pack
 from fleet_rlm_jupyter.sandbox.kernel_link import Machine
+from fleet_rlm_jupyter.sandbox.tables import encoded, is_table, plain
 
 MOST_INLINE, MOST_INLINE_OF_CELL = 32_000, 200_000
 """Bytes of one value, and of all of a cell's, that ride in the frame; the others go by file."""
@@ -42,8 +43,10 @@ class Inputs:
     content under two names, or in a later cell, is not sent again.
     """
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, libraries: frozenset[str]) -> None:
+        """`libraries`: what the guest can import of those that tables and arrays need."""
         self._machine = machine
+        self._libraries = libraries
         self._bound: dict[str, _Bound] = {}
         self._sent: set[str] = set()
 
@@ -60,7 +63,7 @@ class Inputs:
         return {name: self._bound[name].key for name in variables}, values, dropped
 
     def _put(self, value: Any, values: dict[str, Frame]) -> str:
-        kind, packed, data = _encoded(value)
+        kind, packed, data = _encoded(value, self._libraries)
         key = f"{kind}-{hashlib.sha256(data).hexdigest()[:32]}"
         if key in self._sent:
             return key
@@ -113,7 +116,12 @@ def _are_same(before: list[Any], now: list[Any]) -> bool:
     return len(before) == len(now) and all(map(operator.is_, before, now))
 
 
-def _encoded(value: Any) -> tuple[str, Any, bytes]:
+def _encoded(value: Any, libraries: frozenset[str]) -> tuple[str, Any, bytes]:
+    if is_table(value):
+        made = encoded(value, libraries)
+        if made is not None:
+            return made[0], None, made[1]
+        value = plain(value)
     if type(value) is str and len(value) > MOST_INLINE:
         return "text", None, value.encode("utf-8", "surrogatepass")
     if type(value) is bytes and len(value) > MOST_INLINE:

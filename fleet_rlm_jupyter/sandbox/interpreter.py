@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import json
 import keyword
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any, Protocol
 
 from dspy.primitives.code_interpreter import CodeExecutionError, CodeInterpreterError, FinalOutput
@@ -71,26 +72,39 @@ class SandboxInterpreter:
             self._refuse_if_over()
             if self._opened is None:
                 self._opened = self._opening()
-                self._inputs = Inputs(self._opened)
+                self._inputs = Inputs(self._opened, self._opened.link.libraries)
 
     @with_callbacks
     def execute(self, code: str, variables: dict[str, Any] | None = None) -> Any:
         """Run `code`; see domain.ports.Interpreter. One cell at a time: a tool must not call it again."""
-        if not self._executing.acquire(blocking=False):
-            raise CodeInterpreterError("a cell is running already; a tool cannot run another one in the same sandbox")
-        try:
-            given = variables or {}
-            if _FACADE in given:
-                # It builds RLMs without a depth limit; refused like this, DSPy leaves it out of the prompt too.
+        given = variables or {}
+        with self._alone():
+            if _FACADE in given and not self._settings.facade:
+                # Refused like this, DSPy leaves it out of the prompt too.
                 _RLM_LOG.addFilter(_is_news)
                 raise CodeExecutionError("sub-agents of DSPy's facade are off here: use sub_rlm or llm_query")
             self._check_names(given)
             if len(json.dumps(code)) > _MOST_CODE:
                 raise CodeExecutionError(f"the code is too long: {len(code):,} characters; send data as a variable")
-            self._refuse_if_over()
-            if self._opened is None:
-                self.start()
             return self._result(self._run(code, given))
+
+    def pull(self, name: str) -> Any:
+        """The value of a variable in the sandbox: plain values (see `codec.pack`), arrays, Series and DataFrames.
+
+        Nothing is unpickled. Raises CodeExecutionError for a variable that is not there or cannot travel.
+        """
+        with self._alone():
+            done = self._run("", {}, pull=name)
+            self._result(done)
+            return done.value
+
+    @contextlib.contextmanager
+    def _alone(self) -> Generator[None]:
+        if not self._executing.acquire(blocking=False):
+            raise CodeInterpreterError("a cell is running already; a tool cannot run another one in the same sandbox")
+        try:
+            self._refuse_if_over()
+            yield
         finally:
             self._executing.release()
 
@@ -115,7 +129,9 @@ class SandboxInterpreter:
         with self._starting:
             self._end("it was shut down")
 
-    def _run(self, code: str, variables: dict[str, Any]) -> Done:
+    def _run(self, code: str, variables: dict[str, Any], pull: str = "") -> Done:
+        if self._opened is None:
+            self.start()
         opened, inputs = self._opened, self._inputs
         assert opened is not None
         assert inputs is not None
@@ -130,6 +146,7 @@ class SandboxInterpreter:
                 dropped,
                 self._settings.output_chars,
                 self._settings.cell_seconds,
+                pull,
             )
             done = opened.link.run(cell, self.invoke_tool, self._on_output)
             if done.is_unbound:

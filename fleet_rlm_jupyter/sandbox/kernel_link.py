@@ -21,7 +21,7 @@ from fleet_rlm_jupyter.sandbox.callers import Callers, Reply
 from fleet_rlm_jupyter.sandbox.cell import CallTool, Cell, CellWatch, Done, News
 from fleet_rlm_jupyter.sandbox.codec import MAX_INLINE, Frame, FrameReader, dumps, encode, loads, pack, unpack
 
-GUEST = ("codec.py", "output.py", "guest.py")
+GUEST = ("codec.py", "output.py", "tables.py", "guest_line.py", "guest.py")
 
 ACK_EVERY = 16
 ACK_BYTES = 128_000
@@ -61,6 +61,7 @@ class KernelLink:
         self._answer_bytes = 0
         self._callers = Callers(MOST_CALL_THREADS)
         self.pid = 0
+        self.libraries: frozenset[str] = frozenset()
 
     # --- from the line's thread ------------------------------------------------------------------------------------
 
@@ -104,6 +105,8 @@ class KernelLink:
             why = frame.why if isinstance(frame, News) else "it said something else"
             raise SandboxLost(f"the sandbox's Python did not start: {why}", "ask again")
         self.pid = frame["pid"]
+        said = frame.get("has")
+        self.libraries = frozenset(map(str, said)) if isinstance(said, list) else frozenset()
         self._acknowledge()
         return frame
 
@@ -146,7 +149,7 @@ class KernelLink:
             "tools": cell.tools,
             "set": cell.inputs,
         }
-        optional = {"fields": cell.fields, "put": cell.values, "rm": cell.dropped}
+        optional = {"fields": cell.fields, "put": cell.values, "rm": cell.dropped, "pull": cell.pull}
         frame.update({name: value for name, value in optional.items() if value})
         return frame
 
@@ -185,11 +188,15 @@ class KernelLink:
         self._machine.signal(self.pid, number)
 
     def spilled(self, path: object) -> Any:
-        """The value in a file that the guest left for us: only from its own folder, whatever it says."""
+        """The value in a file that the guest left for us."""
+        return loads(self.fetched(path))
+
+    def fetched(self, path: object) -> bytes:
+        """What is in such a file: only from its own folder, whatever it says."""
         name = str(path).rpartition("/")[2]
         if not _SPILLED.match(name):
             raise ValueError("the sandbox named a file that is none of its messages")
-        return loads(self._machine.get(f"{self._machine.home}/.fleet/{name}"))
+        return self._machine.get(f"{self._machine.home}/.fleet/{name}")
 
     def _acknowledge(self) -> None:
         self._unacked, self._acked_bytes = 0, self._received

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import dspy
+import pandas
 import pytest
 from dspy.primitives.code_interpreter import CodeExecutionError, CodeInterpreter, CodeInterpreterError, FinalOutput
 from dspy.utils.callback import BaseCallback
@@ -316,6 +317,24 @@ def test_sandboxes_of_one_home_do_not_see_each_other(make_ours):
         list(pool.map(lambda repl: repl.shutdown(), repls))
 
 
+def test_a_table_stays_one_where_the_sandbox_has_pandas_and_is_columns_elsewhere(repl):
+    frame = pandas.DataFrame({"n": [1, 2], "name": ["Ann", "Zoë"]})
+    has = repl.execute("import importlib.util\nprint(importlib.util.find_spec('pandas') is not None)")
+    repl.execute("import sys\nseen = context", {"context": frame})
+    if has == "True":
+        pandas.testing.assert_frame_equal(repl.pull("seen"), frame)
+    else:
+        assert repl.pull("seen") == {"n": [1, 2], "name": ["Ann", "Zoë"]}
+
+
+def test_a_value_comes_out_by_its_name_however_large(repl):
+    repl.execute("found = {'pages': ['x' * 1000] * 2000, 'when': {1, 2}}")
+    assert repl.pull("found") == {"pages": ["x" * 1000] * 2000, "when": {1, 2}}
+    with pytest.raises(CodeExecutionError, match="NameError"):
+        repl.pull("missing")
+    assert repl.execute("import os\nlen(os.listdir('.fleet'))") == "1"
+
+
 # --- inside dspy.RLM ------------------------------------------------------------------------------------------------
 
 
@@ -340,6 +359,37 @@ def test_an_rlm_runs_to_its_answer(make_ours):
     assert outputs[0] == "400000"
     assert outputs[1] == "text"
     assert "dspy.Predict" not in engine.prompts[0], "the facade is refused, so the prompt does not offer it"
+
+
+class Report(dspy.SandboxSerializable):
+    """A value of DSPy's protocol: a file that the sandbox has, by its path."""
+
+    sent = 0
+
+    def sandbox_setup(self) -> str:
+        return "import pathlib"
+
+    def to_sandbox(self) -> bytes:
+        Report.sent += 1
+        return b"report.txt"
+
+    def sandbox_assignment(self, var_name: str, data_expr: str) -> str:
+        return f"pathlib.Path('report.txt').write_text('kept on a volume')\n{var_name} = pathlib.Path({data_expr})"
+
+    def rlm_preview(self, max_chars: int = 500) -> str:
+        return "a report on the volume"
+
+
+def test_an_rlm_takes_a_handle_to_a_file_and_a_table(make_ours):
+    Report.sent = 0
+    script = [code("print(context.read_text())"), code("SUBMIT(answer=context.read_text())")]
+    result, engine = run_rlm(make_ours, script, context=Report(), question="?")
+    assert result.answer == "kept on a volume"
+    assert Report.sent == 1
+    assert "a report on the volume" in engine.prompts[0]
+    frame = pandas.DataFrame({"n": [20, 22]})
+    result, _ = run_rlm(make_ours, [code("SUBMIT(answer=str(sum(context['n'])))")], context=frame, question="?")
+    assert result.answer == "42"
 
 
 def test_an_rlm_reads_its_errors_and_goes_on(make_ours):

@@ -46,7 +46,7 @@ ASYNC = (
     "engine/stream.py",  # DSPy hands the pieces of an answer to an async function
 )
 # Uploaded together and run in the sandbox, where nothing but Python need be.
-UPLOADED = ("sandbox/guest.py", "sandbox/codec.py", "sandbox/output.py")
+UPLOADED = ("sandbox/guest.py", "sandbox/codec.py", "sandbox/output.py", "sandbox/tables.py", "sandbox/guest_line.py")
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 Complaints = Iterator[str]
@@ -162,7 +162,7 @@ def foreign_imports(path: str, source: str) -> Complaints:
     if path.startswith("domain/"):
         ours = ("pydantic", f"{NAME}.domain")
     elif path in UPLOADED:
-        ours = (".codec", ".output")
+        ours = (".codec", ".output", ".tables", ".guest_line")
     else:
         return
     for node in ast.walk(ast.parse(source)):

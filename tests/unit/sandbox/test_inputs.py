@@ -48,7 +48,7 @@ class Host:
 
     def __init__(self) -> None:
         self.disk = Disk()
-        self.inputs = Inputs(self.disk)
+        self.inputs = Inputs(self.disk, frozenset())
         self.has: dict[str, Any] = {}
 
     def bind(self, **variables: Any) -> dict[str, Any]:

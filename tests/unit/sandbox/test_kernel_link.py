@@ -15,7 +15,7 @@ from fleet_rlm_jupyter.domain.errors import SandboxLost
 from fleet_rlm_jupyter.sandbox import kernel_link
 from fleet_rlm_jupyter.sandbox.cell import Cell, Done
 from fleet_rlm_jupyter.sandbox.codec import MARK, FrameReader, encode
-from fleet_rlm_jupyter.sandbox.guest import Outbox
+from fleet_rlm_jupyter.sandbox.guest_line import Outbox
 from fleet_rlm_jupyter.sandbox.kernel_link import KernelLink
 from fleet_rlm_jupyter.sandbox.output import Brake
 
