@@ -50,7 +50,18 @@ _HOMES = {
     "run": "kernel.programs",
     "start": "kernel.handles",
 }
-_MODULES = {"domain", "engine", "kernel", "localdaytona", "sandbox", "settings", "workbench", "terminal", "testing"}
+_MODULES = {
+    "domain",
+    "engine",
+    "kernel",
+    "localdaytona",
+    "sandbox",
+    "settings",
+    "store",
+    "workbench",
+    "terminal",
+    "testing",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import click
 
 import fleet_rlm_jupyter as fleet
+from fleet_rlm_jupyter import cli_kept
 
 EXIT_CODES = {"done": 0, "failed": 1, "over_budget": 3, "abstained": 4, "cancelled": 130}
 BAD_INPUT = 2
@@ -110,6 +111,10 @@ def recipes() -> None:
 def localdaytona(arguments: tuple[str, ...]) -> NoReturn:
     """Run the local sandbox server in the foreground, for any Daytona SDK client."""
     sys.exit(fleet.localdaytona.main(list(arguments)))
+
+
+for command in (cli_kept.runs, cli_kept.replay, cli_kept.sessions):
+    app.add_command(command)
 
 
 def main() -> NoReturn:

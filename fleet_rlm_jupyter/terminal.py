@@ -19,10 +19,9 @@ from rich.tree import Tree
 from fleet_rlm_jupyter.domain.calls import Call, CallTree
 from fleet_rlm_jupyter.domain.events import BudgetSpent, Event, RunStarted
 from fleet_rlm_jupyter.domain.lines import found_so_far, progress_line, what_it_says
-from fleet_rlm_jupyter.domain.question import Check
+from fleet_rlm_jupyter.domain.question import Check, Phase
 from fleet_rlm_jupyter.domain.session import Run
 from fleet_rlm_jupyter.settings import Loaded, describe, variable
-from fleet_rlm_jupyter.verbs.smoke import Phase
 
 MOST_CHILDREN = 24
 """Children of one node that are shown; the rest are counted."""
@@ -88,16 +87,28 @@ def print_run(run: Run, tree: CallTree) -> None:
         print_error(run.error.text, run.error.hint)
 
 
+def print_end(run: Run) -> None:
+    """How a run ended without its tree, which may be bigger than memory."""
+    console = _console()
+    if run.answer:
+        console.print(Text(clean(run.answer)), soft_wrap=True)
+    console.print(Text.assemble((f"{_MARKS[run.status]} {run.status}  ", _STYLES[run.status]), run.run_id))
+    console.print(Text(clean(spend(run, CallTree())), style="dim"), soft_wrap=True)
+    if run.error is not None:
+        print_error(run.error.text, run.error.hint)
+
+
 def spend(run: Run, tree: CallTree) -> str:
     """One line of what the run used; what nobody said is "unknown", never 0."""
     usage, spent = run.usage, tree.spent
     tokens = "unknown" if usage.tokens_in is None else f"{usage.tokens_in:,} in, {usage.tokens_out or 0:,} out"
     cost = "unknown" if usage.cost is None else f"${usage.cost:.4f}"
     limit = f" of {spent.limits.calls}" if spent else ""
-    sandboxes = len(tree.sandboxes)
+    count = len(tree.sandboxes)
+    sandboxes = f"{count} sandbox{'' if count == 1 else 'es'} · " if tree.run_id else ""
     return (
         f"{usage.calls}{limit} LM calls · tokens {tokens} · cost {cost} · {usage.seconds or 0:.1f} s · "
-        f"{sandboxes} sandbox{'' if sandboxes == 1 else 'es'} · {run.model} · {run.sandbox}"
+        f"{sandboxes}{run.model} · {run.sandbox}"
     )
 
 

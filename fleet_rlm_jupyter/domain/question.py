@@ -1,4 +1,4 @@
-"""What the verbs take and give: a question, and what a check found."""
+"""What the verbs take and give: a question, what a check found, how a phase of the smoke test went."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from fleet_rlm_jupyter.domain.context import Context, Value
+from fleet_rlm_jupyter.domain.errors import ErrorText
 
 Mode = Literal["auto", "rlm_only", "direct"]
 
@@ -57,3 +58,18 @@ class Check:
     is_good: bool
     text: str
     hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """How one phase went; `error` says what is wrong and what to do where it failed."""
+
+    name: str
+    status: Literal["passed", "failed", "skipped"]
+    seconds: float
+    text: str
+    error: ErrorText | None = None
+
+    @property
+    def is_good(self) -> bool:
+        return self.status == "passed"

@@ -57,8 +57,8 @@ SETTINGS = ("model", "sub_model", "api_base")
 
 SUBCOMMANDS = {
     "status": "What is configured and what is running.",
-    "runs": "The runs of this kernel.",
-    "replay": "Show a run again, the last by default: `%fleet replay [RUN_ID] [--speed N]`.",
+    "runs": "The newest runs, those of earlier kernels too: `%fleet runs [WORDS]` searches.",
+    "replay": "Show a run again, also of an earlier kernel; the last by default: `%fleet replay [RUN_ID] [--speed N]`.",
     "doctor": "Say what is configured, from where, whether it works, and what to do next.",
     "config": "Settings of this notebook: `%fleet config [NAME [VALUE]]`, `config reset`, `config debug on`.",
     "help": "This help.",

@@ -25,6 +25,14 @@ SECONDS_BETWEEN = 0.05
 SECONDS_BETWEEN_TICKS = 1.0
 
 
+def show(result: Result) -> None:
+    """A run that has ended as an output of its own; as text where there is no front end."""
+    if getattr(get_ipython(), "kernel", None) is None:
+        print(repr(result))
+    else:
+        display(result._repr_mimebundle_(), raw=True)  # pyright: ignore[reportPrivateUsage]
+
+
 class LiveLines:
     """The last few changes of state in one display that is updated; without a front end, one printed line each."""
 
@@ -54,14 +62,10 @@ class LiveLines:
 
     def end(self, result: Result) -> None:
         """Put the result in the place of the lines."""
-        if not self._has_front_end:
-            print(repr(result))
-            return
-        data = result._repr_mimebundle_()  # pyright: ignore[reportPrivateUsage]
         if self._shown is None:
-            display(data, raw=True)
+            show(result)
         else:
-            self._shown.update(data, raw=True)
+            self._shown.update(result._repr_mimebundle_(), raw=True)  # pyright: ignore[reportPrivateUsage]
 
     def summary(self, result: Result) -> None:
         """Put one line in the place of the lines: whoever asked has the result."""

@@ -26,6 +26,8 @@ from fleet_rlm_jupyter.settings import load
 from fleet_rlm_jupyter.workbench import LiveRun, Question, Workbench, default
 
 STOP_SECONDS = 10
+LISTED_RUNS = 30
+"""Most runs that `%fleet runs` shows."""
 _SETTINGS = ("model", "sub_model", "api_base")
 
 
@@ -200,6 +202,21 @@ class Notebook:
             many = "more than one run" if found else "no run"
             raise BadRequest(f"there is {many} {run_id} in this kernel", "%fleet runs lists them")
         return found[0]
+
+    def past(self, run_id: str | None) -> Result:
+        """How a run of this kernel, or of any other that is kept, has ended; the last one asked here by default.
+
+        `run_id` may be the beginning of one. Raises BadRequest, NoSuchRun and StoreFailed.
+        """
+        ours = [handle for handle in self.handles if run_id is None or handle.run_id.startswith(run_id)]
+        if run_id is None or len(ours) == 1:
+            handle = self.handle(run_id)
+            if handle.status == "running":
+                raise BadRequest(f"run {handle.run_id} is still going on", "wait for it, or interrupt it")
+            return handle.result(STOP_SECONDS)
+        bench = self.bench()
+        found = bench.runs.find(run_id).run_id
+        return Result(bench.runs.record(found), tuple(bench.runs.events(found)), Mask.of(bench.settings))
 
 
 @cache

@@ -135,14 +135,24 @@ class FleetMagics(Magics):
         print(f"sandbox: {bench.sandboxes(trusted_code=models.is_offline).isolation.label}")
         print(f"runs:    {len(book.handles)} asked, {len(running)} running")
         for handle in running:
-            print(f"         {handle.run_id}  {_short(handle)}")
+            print(f"         {handle.run_id}  {handle.mask(_short(handle.live.question))}")
 
     def _runs(self, words: list[str]) -> None:
-        handles = _notebook().handles
-        if not handles:
-            print("nothing was asked in this kernel yet; ask with %%fleet")
-        for handle in handles:
-            print(f"{handle.run_id}  {handle.status:<12}{_short(handle)}")
+        book = _notebook()
+        mask = _mask()
+        here = {handle.run_id: handle for handle in book.handles}
+        kept = book.bench().runs.list(" ".join(words), limit=fleet.kernel.handles.LISTED_RUNS)
+        lost = [handle for run_id, handle in here.items() if run_id not in {run.run_id for run in kept} and not words]
+        if not kept and not lost:
+            print("no run is kept that fits; ask with %%fleet" if words else "nothing was asked yet; ask with %%fleet")
+        for run in reversed(kept):
+            place = "  " if run.run_id in here else "· "
+            when = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.started_at))
+            print(mask(f"{place}{run.run_id}  {when}  {run.status or 'running':<12}{_short(run.question)}"))
+        for handle in lost:
+            print(mask(f"  {handle.run_id}  not kept          {handle.status:<12}{_short(handle.live.question)}"))
+        if any(run.run_id not in here for run in kept):
+            print("·  asked elsewhere; %fleet replay RUN_ID shows any of them")
 
     def _replay(self, words: list[str]) -> None:
         speed = 0.0
@@ -153,13 +163,10 @@ class FleetMagics(Magics):
             if speed <= 0:
                 raise fleet.ForUser("--speed takes a number above 0", "1 is as fast as it was, 10 ten times that")
             del words[place : place + 2]
-        handle = _notebook().handle(words[0] if words else None)
-        if handle.status == "running":
-            raise fleet.ForUser(f"run {handle.run_id} is still going on", "wait for it, or interrupt it")
-        result = handle.result(0)
+        result = _notebook().past(words[0] if words else None)
         if speed:
-            _replay_lines(result, handle.mask, speed)
-        fleet.kernel.display.LiveLines(handle).end(result)
+            _replay_lines(result, result.mask, speed)
+        fleet.kernel.display.show(result)
 
     def _doctor(self, words: list[str]) -> None:
         bench = _notebook().bench()
@@ -273,9 +280,9 @@ def _lines_of(error: Any, mask: Any) -> list[str]:
     return [f"error: {mask(error.text)}", *([f"next:  {mask(error.hint)}"] if error.hint else [])]
 
 
-def _short(handle: Any) -> str:
-    words = " ".join(handle.live.question.split())
-    return handle.mask(words if len(words) <= 80 else f"{words[:79]}…")
+def _short(question: str) -> str:
+    words = " ".join(question.split())
+    return words if len(words) <= 80 else f"{words[:79]}…"
 
 
 def _print_settings(bench: Any, mask: Any, only: str | None = None, changed_only: bool = False) -> None:

@@ -114,7 +114,7 @@ class StoredRuns:
 
 
 def no_such_run(run_id: str) -> NoSuchRun:
-    return NoSuchRun(f"there is no run {run_id}", "`fleet runs list` names those that are kept")
+    return NoSuchRun(f"there is no run {run_id}", "`fleet runs list` or %fleet runs names those that are kept")
 
 
 def turn_of(row: sa.RowMapping) -> Turn:

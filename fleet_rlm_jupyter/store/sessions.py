@@ -60,6 +60,18 @@ class StoredSessions:
             raise no_such_session(session_id)
         return _kept(found)
 
+    def find(self, prefix: str) -> KeptSession:
+        """The one session whose id begins with `prefix`; raises BadRequest where there are more."""
+        query = sa.select(*_LISTED, _COUNTED).where(SESSIONS.c.owner == self._owner)
+        query = query.where(SESSIONS.c.session_id.startswith(prefix, autoescape=True)).limit(2)
+        with self._database.reading() as connection:
+            found = [_kept(row) for row in connection.execute(query)]
+        if not prefix or not found:
+            raise no_such_session(prefix)
+        if len(found) > 1:
+            raise BadRequest(f"more than one session begins with {prefix}", "give more of its id")
+        return found[0]
+
     def create(self, title: str = "", session_id: str | None = None) -> KeptSession:
         made, now = session_id or new_id("s"), time.time()
         values = {"session_id": made, "owner": self._owner, "title": title, "created_at": now, "updated_at": now}

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Literal
 
 from fleet_rlm_jupyter.domain.errors import ErrorText, FleetError
 from fleet_rlm_jupyter.domain.ports import Interpreter, Role
+from fleet_rlm_jupyter.domain.question import Phase
 from fleet_rlm_jupyter.domain.session import new_id
 from fleet_rlm_jupyter.verbs.house import House
 
@@ -20,21 +19,6 @@ PHASES = {
     "clean-up": "delete the sandbox by hand where they are listed; it would stop by itself when it is idle",
 }
 """Every phase, and the next step where the error itself names none."""
-
-
-@dataclass(frozen=True, slots=True)
-class Phase:
-    """How one phase went; `error` says what is wrong and what to do where it failed."""
-
-    name: str
-    status: Literal["passed", "failed", "skipped"]
-    seconds: float
-    text: str
-    error: ErrorText | None = None
-
-    @property
-    def is_good(self) -> bool:
-        return self.status == "passed"
 
 
 class SmokeFailed(FleetError):

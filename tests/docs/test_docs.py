@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
+import click
 import pytest
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
+from fleet_rlm_jupyter import cli
 from fleet_rlm_jupyter.domain import errors, events
 from fleet_rlm_jupyter.domain.errors import EndsRun, ErrorText, FleetError, ForModel, ForUser, SandboxError, StoreFailed
 from fleet_rlm_jupyter.engine.recipes import RECIPES
@@ -142,7 +144,35 @@ def recipes_page() -> str:
     return _page(lines)
 
 
+def commands_page() -> str:
+    lines = [
+        "# Commands",
+        GENERATED,
+        "Exit code: 0 done, 1 failed, 2 bad input, 3 over budget, 4 abstained, 130 cancelled. An error is one sentence "
+        "and the next step, on stderr; `--debug` shows the traceback.",
+    ]
+    for name, command in _commands(cli.app, "fleet"):
+        given = [item for item in command.params if isinstance(item, click.Argument)]
+        named = [item.make_metavar(click.Context(command)) for item in given]
+        lines += [f"### `{name}`", inspect.cleandoc(command.help or "")]
+        lines += ["`" + " ".join([name, *named]) + "`"]
+        for option in command.params:
+            if isinstance(option, click.Option):
+                flags = ", ".join(f"`{flag}`" for flag in option.opts)
+                lines += [f"- {flags}: {option.help}"]
+    return _page(lines)
+
+
+def _commands(group: click.Group, name: str) -> Iterator[tuple[str, click.Command]]:
+    for command in group.commands.values():
+        if isinstance(command, click.Group):
+            yield from _commands(command, f"{name} {command.name}")
+        else:
+            yield f"{name} {command.name}", command
+
+
 PAGES: dict[str, Callable[[], str]] = {
+    "commands": commands_page,
     "settings": settings_page,
     "events": events_page,
     "errors": errors_page,
@@ -161,6 +191,7 @@ def test_the_page_is_what_the_code_says(name):
     [("settings", name) for name in Settings.names()]
     + [("events", fact.model_fields["type"].default) for fact in FACTS]
     + [("errors", kind.code) for kind in ERRORS]
+    + [("commands", name) for name, _ in _commands(cli.app, "fleet")]
     + [("recipes", name) for name in RECIPES],
 )
 def test_everything_has_an_entry(page, name):

@@ -173,6 +173,8 @@ def test_a_run_is_shown_again_and_at_its_own_pace(kernel):
     assert shown["data"] == asked
     assert "RLM" in text_of(lines)
     assert run_id in text_of(run(client, "%fleet runs"))
+    assert run_id in text_of(run(client, "%fleet runs how many RECORDS"))
+    assert "no run is kept" in text_of(run(client, "%fleet runs nothing like that"))
     for speed in ("0", "-1", "fast", ""):
         assert "number above 0" in text_of(run(client, f"%fleet replay --speed {speed}"))
 

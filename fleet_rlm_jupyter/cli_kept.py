@@ -1,0 +1,230 @@
+"""`fleet runs`, `fleet replay` and `fleet sessions`: what is kept, in a terminal. They need no model and no sandbox."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+import fleet_rlm_jupyter as fleet
+
+OWNER = "local"
+DAY_SECONDS = 86_400
+LONGEST_PAUSE_SECONDS = 5.0
+
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout, nothing else.")
+_limit_option = click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="Most lines.")
+_out_option = click.option("--output", "-o", type=click.Path(dir_okay=False), help="File to write; stdout otherwise.")
+_days_option = click.option(
+    "--days", type=click.FloatRange(0), required=True, help="Forget what is older than so many days."
+)
+
+
+@click.group()
+def runs() -> None:
+    """Runs that are kept: list, search, show, export, prune."""
+
+
+@runs.command("list")
+@click.option("--search", default="", help="Only those with this in their question or id.")
+@click.option("--session", "session_id", help="Only those of this session.")
+@_limit_option
+@_json_option
+def list_runs(search: str, session_id: str | None, limit: int, as_json: bool) -> None:
+    """List the newest runs."""
+    with _store() as store:
+        found = store.runs(OWNER).list(search, session_id, limit)
+    if as_json:
+        _print_json({"runs": [run.model_dump(mode="json") for run in found]})
+        return
+    if not found:
+        click.echo("nothing is kept that fits; ask with `fleet ask`", err=True)
+    for run in found:
+        click.echo(f"{run.run_id}  {_when(run.started_at)}  {run.status or 'running':<12}{_line(run.question)}")
+
+
+@runs.command("show")
+@click.argument("run_id")
+@_json_option
+def show_run(run_id: str, as_json: bool) -> None:
+    """Show how a run ended: answer, recursion tree and what it spent. RUN_ID may be the beginning of one."""
+    with _store() as store:
+        kept = store.runs(OWNER)
+        run_id = kept.find(run_id).run_id
+        turn = kept.turn(run_id)
+        if turn is None:
+            raise fleet.ForUser(f"run {run_id} is still going on", "`fleet replay` shows what there is")
+        terminal = fleet.terminal
+        tree = fleet.domain.calls.fold(kept.events(run_id))
+        if as_json:
+            _print_json(terminal.as_json(turn.run, tree))
+        else:
+            terminal.print_run(turn.run, tree)
+
+
+@runs.command("export")
+@click.argument("run_id")
+@_out_option
+def export_run(run_id: str, output: str | None) -> None:
+    """Write the events of a run as JSON, one a line."""
+    with _store() as store:
+        kept = store.runs(OWNER)
+        _write(output, (f"{line}\n" for line in kept.lines(kept.find(run_id).run_id)))
+
+
+@runs.command("prune")
+@_days_option
+def prune_runs(days: float) -> None:
+    """Forget the runs that ended so many days ago, with the turns they answered."""
+    with _store() as store:
+        count = store.runs(OWNER).prune(time.time() - days * DAY_SECONDS)
+    click.echo(f"{count} run{'' if count == 1 else 's'} forgotten")
+
+
+@click.command()
+@click.argument("run_id")
+@click.option(
+    "--speed", type=click.FloatRange(0, min_open=True), help="1 is as fast as it was, 10 ten times that; else at once."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the events as JSON, one a line.")
+def replay(run_id: str, speed: float | None, as_json: bool) -> None:
+    """Show a run again, as it went. RUN_ID may be the beginning of one.
+
+    It is read as it is shown: a run may be bigger than memory.
+    """
+    with _store() as store:
+        kept = store.runs(OWNER)
+        run = kept.find(run_id)
+        for event in _paced(kept.events(run.run_id), speed):
+            line = event.encode() if as_json else fleet.terminal.progress_line(event)
+            if line is not None:
+                click.echo(line if as_json else fleet.terminal.clean(line))
+        turn = kept.turn(run.run_id)
+    if as_json:
+        return
+    if turn is None:
+        click.echo(f"run {run.run_id} is still going on", err=True)
+        return
+    fleet.terminal.print_end(turn.run)
+
+
+@click.group()
+def sessions() -> None:
+    """Sessions that are kept: list, show, export, import, prune."""
+
+
+@sessions.command("list")
+@click.option("--search", default="", help="Only those with this in their title.")
+@click.option("--archived", "is_archived", is_flag=True, help="Those that were archived.")
+@_limit_option
+@_json_option
+def list_sessions(search: str, is_archived: bool, limit: int, as_json: bool) -> None:
+    """List the sessions that were last used."""
+    with _store() as store:
+        found, _ = store.sessions(OWNER).list(search, is_archived, limit)
+    if as_json:
+        _print_json({"sessions": [session.model_dump(mode="json") for session in found]})
+        return
+    if not found:
+        click.echo("no session is kept that fits", err=True)
+    for session in found:
+        turns = f"{session.turns} turn{'' if session.turns == 1 else 's'}"
+        click.echo(f"{session.session_id}  {_when(session.updated_at)}  {turns:<10}{_line(session.title)}")
+
+
+@sessions.command("show")
+@click.argument("session_id")
+@_json_option
+def show_session(session_id: str, as_json: bool) -> None:
+    """Show the turns of a session, and what they cost. SESSION_ID may be the beginning of one."""
+    with _store() as store:
+        kept = store.sessions(OWNER)
+        session_id = kept.find(session_id).session_id
+        session, stats = kept.session(session_id), kept.stats(session_id)
+    if as_json:
+        _print_json({**session.model_dump(mode="json"), "stats": stats.model_dump(mode="json")})
+        return
+    click.echo(f"{session.session_id}  {_line(session.title)}")
+    for turn in session.turns:
+        click.echo(f"\n> {_line(turn.message)}\n{fleet.terminal.clean(turn.run.answer or '')}".rstrip())
+        click.echo(f"  {turn.run.status} · {turn.run.usage.calls} LM calls · {turn.run.run_id}")
+    ended = ", ".join(f"{count} {status}" for status, count in stats.by_status.items())
+    cost = "unknown" if stats.usage.cost is None else f"${stats.usage.cost:.4f}"
+    click.echo(f"\n{stats.turns} turns ({ended or 'none'}) · {stats.usage.calls} LM calls · cost {cost}")
+
+
+@sessions.command("export")
+@click.argument("session_id")
+@_out_option
+def export_session(session_id: str, output: str | None) -> None:
+    """Write a session with its turns and their runs as one JSON object."""
+    with _store() as store:
+        found = store.sessions(OWNER).find(session_id).session_id
+        text = fleet.store.exports.export_session(store.database(), OWNER, found)
+    _write(output, [text, "\n"])
+
+
+@sessions.command("import")
+@click.argument("path", type=click.Path(dir_okay=False, exists=True))
+def import_session(path: str) -> None:
+    """Keep a session that `fleet sessions export` wrote, under new ids."""
+    with _store() as store:
+        made = fleet.store.exports.import_session(store.database(), OWNER, Path(path).read_bytes())
+    click.echo(made.session_id)
+
+
+@sessions.command("prune")
+@_days_option
+def prune_sessions(days: float) -> None:
+    """Forget the sessions last used so many days ago, with all their runs."""
+    with _store() as store:
+        count = store.sessions(OWNER).prune(time.time() - days * DAY_SECONDS)
+    click.echo(f"{count} session{'' if count == 1 else 's'} forgotten")
+
+
+@contextmanager
+def _store() -> Generator[Any]:
+    opened = fleet.store.store.Store(fleet.settings.load().settings.store)
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+def _paced(events: Iterable[Any], speed: float | None, sleep: Callable[[float], None] = time.sleep) -> Iterator[Any]:
+    at: float | None = None
+    for event in events:
+        if speed is not None and at is not None:
+            sleep(max(0.0, min((event.at - at) / speed, LONGEST_PAUSE_SECONDS)))
+        at = event.at
+        yield event
+
+
+def _write(output: str | None, pieces: Iterable[str]) -> None:
+    if output is None:
+        for piece in pieces:
+            click.echo(piece, nl=False)
+        return
+    try:
+        with open(output, "w", encoding="utf-8") as file:
+            file.writelines(pieces)
+    except OSError as err:
+        raise fleet.BadRequest(f"{output} cannot be written: {err.strerror}", "name another file") from err
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, ensure_ascii=False))
+
+
+def _when(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(at))
+
+
+def _line(text: str) -> str:
+    words = " ".join(text.split())
+    return fleet.terminal.clean(words if len(words) <= 80 else f"{words[:79]}…")
