@@ -56,6 +56,7 @@ _MODULES = {
     "kernel",
     "localdaytona",
     "sandbox",
+    "server",
     "settings",
     "store",
     "workbench",
@@ -70,6 +71,12 @@ def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _jupyter_server_extension_points() -> list[dict[str, Any]]:  # pyright: ignore[reportUnusedFunction]
+    """The Jupyter server's way in."""
+    module = f"{__name__}.server.extension"
+    return [{"module": module, "app": importlib.import_module(module).FleetApp}]
 
 
 def load_ipython_extension(ip: Any) -> None:

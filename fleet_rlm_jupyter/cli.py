@@ -108,6 +108,13 @@ def recipes() -> None:
 
 @app.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def lab(arguments: tuple[str, ...]) -> None:
+    """Start JupyterLab (a Jupyter server where it is not installed) on loopback; takes its options."""
+    fleet.server.lab(list(arguments))
+
+
+@app.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def localdaytona(arguments: tuple[str, ...]) -> NoReturn:
     """Run the local sandbox server in the foreground, for any Daytona SDK client."""
     sys.exit(fleet.localdaytona.main(list(arguments)))

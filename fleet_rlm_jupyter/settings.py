@@ -1,7 +1,7 @@
 """Every knob, typed and documented; the only reader of the environment.
 
-Precedence: explicit argument > environment > `.env` of the working folder > default. `budget.calls` is the variable
-`FLEET_BUDGET__CALLS`; names that users of DSPy and fleet-rlm know are accepted beside it (`ALSO`).
+Precedence: explicit argument > Jupyter config > environment > `.env` of the working folder > default. `budget.calls`
+is the variable `FLEET_BUDGET__CALLS`; names that users of DSPy and fleet-rlm know are accepted beside it (`ALSO`).
 """
 
 from __future__ import annotations
@@ -54,6 +54,9 @@ ALSO = {
     "provider_keys.together_ai": ("TOGETHERAI_API_KEY", "TOGETHER_API_KEY"),
 }
 """Further variables of a setting, best first; its FLEET_ name wins over them."""
+
+JUPYTER_CONFIG = "c.FleetApp.workbench_settings"
+"""The trait of the server extension that holds settings by dotted name."""
 
 
 class _Group(BaseModel):
@@ -199,7 +202,7 @@ class Settings(_Group):
 
 
 class Loaded(BaseModel):
-    """Settings and where each came from: dotted name → "argument", a variable's name, or "NAME in PATH/.env"."""
+    """Settings and where each came from: dotted name → "argument", JUPYTER_CONFIG, variable or "NAME in PATH/.env"."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -211,16 +214,14 @@ def load(
     overrides: Mapping[str, Any] | None = None,
     environ: Mapping[str, str] | None = None,
     folder: Path | None = None,
+    config: Mapping[str, Any] | None = None,
 ) -> Loaded:
-    """Settings from `overrides` (by dotted name), the environment and `folder`/.env.
+    """Settings from `overrides` and Jupyter's `config` (by dotted name), the environment and `folder`/.env.
 
     Raises BadSettings for an unknown name, a value that cannot be, a `.env` that is no text, or a
     DAYTONA_API_BASE_URL that nothing reads.
     """
-    given = {name: value for name, value in (overrides or {}).items() if value is not None}
-    for name in given:
-        if name not in Settings.names() and name not in ALSO:
-            raise _no_such(name, Settings.names())
+    given, configured = _known(overrides or {}), _known(config or {}, f" in {JUPYTER_CONFIG}")
     process = dict(os.environ if environ is None else environ)
     env_file = (folder or Path.cwd()) / ".env"
     in_file = _in_file(env_file)
@@ -228,6 +229,7 @@ def load(
     for variables, where in ((in_file, f" in {env_file}"), (process, "")):
         _refuse_unknown(variables, where)
         found.update({name: (value, variable + where) for name, variable, value in _from_names(variables)})
+    found.update({name: (value, JUPYTER_CONFIG) for name, value in configured.items()})
     found.update({name: (value, "argument") for name, value in given.items()})
     _refuse_half_configured_daytona(found, {**in_file, **process})
     nested: dict[str, Any] = {}
@@ -238,6 +240,14 @@ def load(
         return Loaded(settings=Settings.model_validate(nested), sources=sources)
     except ValidationError as err:
         raise explained(err, sources) from err
+
+
+def _known(given: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """What is set of it; raises BadSettings for a name that is no setting."""
+    for name in given:
+        if name not in Settings.names() and name not in ALSO:
+            raise _no_such(name, Settings.names(), where)
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def variable(name: str) -> str:

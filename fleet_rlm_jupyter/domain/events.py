@@ -223,13 +223,19 @@ class Event(_Word):
             raw = json.loads(line, parse_constant=_refuse_constant)
         except RecursionError as err:
             raise ValueError("an event is not that deep") from err
+        return cls.read(raw)
+
+    @classmethod
+    def read(cls, raw: Any) -> Event:
+        """The event in an object that was JSON; as `decode`."""
         if not isinstance(raw, dict) or not isinstance(raw.get("data"), dict) or not isinstance(raw.get("type"), str):
             raise ValueError("an event is a JSON object with a text `type` and an object `data`")
-        kind, data = raw.pop("type"), raw.pop("data")
+        envelope = {name: value for name, value in raw.items() if name not in ("type", "data")}
+        kind, data = raw["type"], raw["data"]
         known = kind in _TYPES
         # The envelope's type is the type, whatever `data` calls itself.
         fact = _FACTS.validate_python({**data, "type": kind}) if known else Unrecognized(type=kind, data=data)
-        return cls.model_validate({**raw, "fact": fact})
+        return cls.model_validate({**envelope, "fact": fact})
 
 
 def _to_json(line: dict[str, Any]) -> str:

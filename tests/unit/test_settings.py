@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleet_rlm_jupyter.domain.errors import BadSettings
-from fleet_rlm_jupyter.settings import ALSO, Settings, describe, load, variable
+from fleet_rlm_jupyter.settings import ALSO, JUPYTER_CONFIG, Settings, describe, load, variable
 
 SECRET = "sk-VERY-secret-0123456789"
 NUMBERS = [
@@ -271,3 +271,13 @@ def test_lists_and_maps_can_come_from_variables(folder):
 def test_a_map_that_is_none_is_refused(text, folder):
     with pytest.raises(BadSettings, match="env"):
         load({}, {"FLEET_SANDBOX__ENV": text}, folder)
+
+
+def test_jupyter_config_wins_over_the_environment_and_loses_to_an_argument(tmp_path):
+    environ = {"FLEET_MODEL": "from/environment", "FLEET_BUDGET__CALLS": "7"}
+    config = {"model": "from/config", "budget.depth": 1}
+    loaded = load({"budget.depth": 3}, environ, tmp_path, config)
+    assert (loaded.settings.model, loaded.settings.budget.calls, loaded.settings.budget.depth) == ("from/config", 7, 3)
+    assert loaded.sources["model"] == JUPYTER_CONFIG
+    with pytest.raises(BadSettings, match=r"no setting modelname in c\.FleetApp\.workbench_settings"):
+        load({}, {}, tmp_path, {"modelname": "x"})

@@ -1,0 +1,54 @@
+"""The table of all routes: each function translates one request into a verb, and what the verb says into an answer."""
+
+from __future__ import annotations
+
+import fleet_rlm_jupyter
+from fleet_rlm_jupyter.domain.api import API_VERSION
+from fleet_rlm_jupyter.domain.question import Check
+from fleet_rlm_jupyter.server import openapi, run_routes, session_routes
+from fleet_rlm_jupyter.server.desk import Asked
+from fleet_rlm_jupyter.server.schema import CheckResult, Checks, Identity, Status, Worker
+from fleet_rlm_jupyter.server.web import Endpoint, Raw
+
+
+def status(asked: Asked) -> Status:
+    """Who is here. The Jupyter server answers this itself and does not wake its worker for it."""
+    worker = Worker(state="running", running=asked.desk.feeds.count)
+    version = fleet_rlm_jupyter.__version__
+    return Status(version=version, api=API_VERSION, user=asked.user, where="worker", worker=worker)
+
+
+def identity(asked: Asked) -> Identity:
+    """Who is asking, and whose sessions they see. The Jupyter server, which knows, answers this itself."""
+    return Identity(user=asked.user, username=asked.user, name=asked.user, provider="worker")
+
+
+def ready(asked: Asked) -> Checks:
+    """Whether runs can start, and what is missing; a good look lasts a minute."""
+    return _checks(asked.desk.readiness.last())
+
+
+def check(asked: Asked) -> Checks:
+    """Look at model, sandbox and store now: starts a sandbox and runs one cell."""
+    return _checks(asked.desk.readiness.now())
+
+
+def description(asked: Asked) -> Raw:
+    """This API, as OpenAPI."""
+    return Raw([openapi.text(ROUTES).encode()], "application/json")
+
+
+ROUTES: tuple[Endpoint, ...] = (
+    Endpoint("GET", "/status", status),
+    Endpoint("GET", "/identity", identity),
+    Endpoint("GET", "/ready", ready),
+    Endpoint("POST", "/checks", check),
+    Endpoint("GET", "/openapi.json", description),
+    *run_routes.ROUTES,
+    *session_routes.ROUTES,
+)
+
+
+def _checks(found: list[Check]) -> Checks:
+    results = [CheckResult(name=check.name, is_good=check.is_good, text=check.text, hint=check.hint) for check in found]
+    return Checks(is_ready=all(result.is_good for result in results), checks=results)

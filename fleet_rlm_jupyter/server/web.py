@@ -1,0 +1,249 @@
+"""The worker's HTTP: one table of routes, functions that run on threads, errors as problem documents."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import inspect
+import json
+import logging
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, get_type_hints
+from urllib.parse import quote, unquote
+
+from pydantic import TypeAdapter, ValidationError
+from tornado import web
+
+from fleet_rlm_jupyter.domain.api import API, KEY_HEADER, REQUEST_ID, USER_HEADER
+from fleet_rlm_jupyter.domain.errors import (
+    BadRequest,
+    FleetError,
+    ForUser,
+    KeyReused,
+    ModelFailed,
+    NoSuchRun,
+    NoSuchSession,
+    SandboxError,
+    SessionBusy,
+    StoreFailed,
+)
+from fleet_rlm_jupyter.server.desk import Asked, Desk
+from fleet_rlm_jupyter.server.schema import Problem, frame_problem
+
+MAX_JSON_BYTES = 4 * 1024**2
+"""Of a JSON body; contexts and files have routes of their own."""
+
+MAX_RAW_BYTES = 256 * 1024**2
+"""Of a body that is taken as it is: an exported session."""
+
+PIECE_BYTES = 256_000
+
+log = logging.getLogger("fleet_rlm_jupyter.server")
+
+_STATUS: tuple[tuple[type[FleetError], int], ...] = (
+    (NoSuchSession, 404),
+    (NoSuchRun, 404),
+    (SessionBusy, 409),
+    (KeyReused, 409),
+    (ModelFailed, 502),
+    (ForUser, 400),
+    (SandboxError, 503),
+    (StoreFailed, 503),
+)
+
+
+_OF_HTTP = {403: "forbidden", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One method of one path. `call` says the rest.
+
+    Its parameters: `asked`, then those in the path, `query` (a model of the query string) and `body` (of the JSON
+    body). Its return annotation is the answer's model, its docstring the summary. It runs on a thread.
+    """
+
+    method: str
+    path: str
+    call: Callable[..., Any]
+    status: int = 200
+
+    @cached_property
+    def hints(self) -> dict[str, Any]:
+        return get_type_hints(self.call)
+
+    @property
+    def returns(self) -> Any:
+        return self.hints.get("return")
+
+    @property
+    def names(self) -> list[str]:
+        """The parameters in the path."""
+        return re.findall(r"{(\w+)}", self.path)
+
+    @property
+    def summary(self) -> str:
+        return (inspect.getdoc(self.call) or "").split("\n\n")[0].replace("\n", " ")
+
+    def answer(self, asked: Asked, ids: Mapping[str, str], query: Mapping[str, list[bytes]], body: bytes) -> Raw | None:
+        """What the function says. Raises FleetError, or ValidationError where the request is malformed."""
+        given: dict[str, Any] = dict(ids)
+        if "query" in self.hints:
+            model = self.hints["query"]
+            given["query"] = model.model_validate_strings(query_of(query))
+        elif query:
+            raise BadRequest("this route takes no query", "leave the part after ? out")
+        if "body" in self.hints:
+            given["body"] = self.hints["body"].model_validate(_json(body))
+        elif "raw" in self.hints:
+            given["raw"] = body
+        elif body.strip():
+            raise BadRequest("this route takes no body", "send none")
+        found = self.call(asked, **given)
+        if found is None or isinstance(found, Raw):
+            return found
+        return Raw([TypeAdapter(self.returns).dump_json(found)], "application/json")
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """An answer that is written as it is, piece by piece; `filename` makes it a download."""
+
+    pieces: Iterable[bytes]
+    content_type: str
+    filename: str = ""
+
+
+class WorkerHandler(web.RequestHandler):
+    """A request that came through the Jupyter server, which alone has the key and says who asks."""
+
+    def prepare(self) -> None:
+        self.set_header(REQUEST_ID, self.request.headers.get(REQUEST_ID, ""))
+        given = self.request.headers.get(KEY_HEADER, "")
+        if not hmac.compare_digest(given.encode(), self.settings["desk"].key.encode()):
+            raise web.HTTPError(403)
+
+    @property
+    def asked(self) -> Asked:
+        user = unquote(self.request.headers.get(USER_HEADER, ""))
+        if not user:
+            raise web.HTTPError(403)
+        desk: Desk = self.settings["desk"]
+        return Asked(desk, desk.bench.seen_by(user), user)
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        error = kwargs.get("exc_info", (None, None))[1]
+        status, problem = problem_of(error, status_code)
+        self.set_status(status)
+        self.set_header("Content-Type", "application/problem+json")
+        self.finish(problem.model_dump_json())
+
+    def log_exception(self, typ: Any, value: BaseException | None, tb: Any) -> None:
+        if not isinstance(value, FleetError | ValidationError | web.HTTPError):
+            log.error("%s %s failed", self.request.method, self.request.path, exc_info=value)
+
+
+class NotFound(WorkerHandler):
+    """What answers where there is no route."""
+
+    def prepare(self) -> None:
+        super().prepare()
+        raise web.HTTPError(404)
+
+
+class RoutesHandler(WorkerHandler):
+    """All the methods of one path that are in the table."""
+
+    def initialize(self, routes: dict[str, Endpoint]) -> None:
+        self.routes = routes
+
+    async def _answer(self, **ids: str) -> None:
+        route = self.routes.get(self.request.method or "")
+        if route is None:
+            self.set_header("Allow", ", ".join(self.routes))
+            raise web.HTTPError(405)
+        if len(self.request.body) > (MAX_RAW_BYTES if "raw" in route.hints else MAX_JSON_BYTES):
+            raise web.HTTPError(413)
+        query = {name: list(values) for name, values in self.request.query_arguments.items()}
+        found = await asyncio.to_thread(route.answer, self.asked, ids, query, self.request.body)
+        self.set_status(route.status)
+        if found is not None:
+            await self.send(found)
+
+    async def send(self, found: Raw) -> None:
+        self.set_header("Content-Type", found.content_type)
+        if found.filename:
+            self.set_header("Content-Disposition", f"attachment; filename*=UTF-8''{quote(found.filename, safe='')}")
+        pieces = iter(found.pieces)
+        while piece := await asyncio.to_thread(_together, pieces):
+            self.write(piece)
+            await self.flush()
+
+    get = post = put = patch = delete = _answer  # pyright: ignore[reportAssignmentType]
+
+
+def _together(pieces: Iterator[bytes]) -> bytes:
+    """The next pieces, of about PIECE_BYTES together."""
+    taken, size = [], 0
+    for piece in pieces:
+        taken.append(piece)
+        size += len(piece)
+        if size >= PIECE_BYTES:
+            break
+    return b"".join(taken)
+
+
+def handlers(routes: Iterable[Endpoint]) -> list[tuple[str, type[web.RequestHandler], dict[str, Any]]]:
+    """The table as tornado takes it, one handler a path."""
+    paths: dict[str, dict[str, Endpoint]] = {}
+    for route in routes:
+        paths.setdefault(route.path, {})[route.method] = route
+    return [(API + pattern(path), RoutesHandler, {"routes": methods}) for path, methods in paths.items()]
+
+
+def pattern(path: str) -> str:
+    """A regular expression for a path: {names} are segments, of which tornado undoes the percent signs."""
+    return re.sub(r"{(\w+)}", r"(?P<\1>[^/]+)", path)
+
+
+def problem_of(error: object, status: int = 500) -> tuple[int, Problem]:
+    """The status and the document for whatever was raised; of what nobody foresaw only the log says more."""
+    if isinstance(error, FleetError):
+        found = next((status for kind, status in _STATUS if isinstance(error, kind)), 409)
+        return found, Problem(code=error.code, message=error.text, hint=error.hint)
+    if isinstance(error, ValidationError):
+        return 400, frame_problem(error)
+    if isinstance(error, web.HTTPError):
+        code = _OF_HTTP.get(error.status_code, "bad_request")
+        return error.status_code, Problem(code=code, message=error.log_message or code.replace("_", " "))
+    return max(status, 500), Problem(code="internal", message="something went wrong", hint="the server's log says what")
+
+
+def status_of() -> dict[int, list[str]]:
+    """Which codes come with which status."""
+    found: dict[int, list[str]] = {status: [code] for status, code in _OF_HTTP.items()}
+    for kind, status in _STATUS:
+        found.setdefault(status, []).append(kind.code)
+    return {**dict(sorted(found.items())), 500: ["internal"]}
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return json.loads(body or b"{}", parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        raise BadRequest("the body is not JSON", "send one JSON object as UTF-8") from None
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def query_of(query: Mapping[str, list[bytes]]) -> dict[str, str]:
+    """The last value of each name. Raises BadRequest."""
+    try:
+        return {name: values[-1].decode("utf-8") for name, values in query.items() if values}
+    except UnicodeDecodeError:
+        raise BadRequest("the query is not UTF-8", "percent-encode it") from None

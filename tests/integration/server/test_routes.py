@@ -1,0 +1,235 @@
+"""The REST routes over a real Workbench: what they answer, to whom, and how they say no."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import requests
+from worker_thread import WorkerThread, talk
+
+from fleet_rlm_jupyter.domain.api import API
+from fleet_rlm_jupyter.domain.calls import fold
+from fleet_rlm_jupyter.domain.events import CallStarted, Event
+from fleet_rlm_jupyter.server.routes import ROUTES
+from fleet_rlm_jupyter.settings import Settings, StoreSettings
+from fleet_rlm_jupyter.testing import ScriptedEngine, UnisolatedSandboxes, code, scripted_workbench
+from fleet_rlm_jupyter.workbench import Workbench
+
+
+@pytest.fixture(scope="module")
+def worker():
+    thread = WorkerThread(scripted_workbench(ScriptedEngine(lambda prompt: code("SUBMIT(answer='yes')"))))
+    yield thread
+    thread.close()
+
+
+@pytest.fixture
+def session(worker):
+    made = worker.ask("POST", "/sessions", json={"title": "a title"})
+    assert made.status_code == 201
+    return made.json()["session_id"]
+
+
+def run_to_its_end(worker, session_id, question="is it?", user="ann"):
+    body = {"question": question, "session_id": session_id, "mode": "rlm_only"}
+    made = worker.ask("POST", "/runs", user, json=body)
+    assert made.status_code == 201, made.text
+    run_id = made.json()["run_id"]
+    connection = worker.socket(user)
+    connection.reply(op="follow", run_id=run_id)
+    connection.follow_to_the_end(run_id)
+    connection.close()
+    worker.bench.seen_by(user).runs.get(run_id)
+    return run_id
+
+
+def test_a_session_is_made_listed_renamed_archived_restored_and_deleted(worker, session):
+    assert session in [line["session_id"] for line in worker.ask("GET", "/sessions").json()["sessions"]]
+    assert worker.ask("PATCH", f"/sessions/{session}", json={"title": "another"}).json()["title"] == "another"
+    found = worker.ask("GET", "/sessions", params={"search": "anoth"}).json()["sessions"]
+    assert [line["session_id"] for line in found] == [session]
+    assert worker.ask("POST", f"/sessions/{session}/archive").json()["archived_at"]
+    assert session not in worker.ask("GET", "/sessions").text
+    assert session in worker.ask("GET", "/sessions", params={"archived": "true"}).text
+    assert worker.ask("POST", f"/sessions/{session}/restore").json()["archived_at"] is None
+    gone = worker.ask("DELETE", f"/sessions/{session}")
+    assert (gone.status_code, gone.content) == (204, b"")
+    assert worker.ask("GET", f"/sessions/{session}").status_code == 404
+
+
+def test_sessions_come_in_pages(worker):
+    made = [worker.ask("POST", "/sessions", "pat", json={"title": str(number)}).json() for number in range(5)]
+    found, cursor = [], None
+    for _ in range(3):
+        page = worker.ask("GET", "/sessions", "pat", params={"limit": 2, "cursor": cursor}).json()
+        found += page["sessions"]
+        cursor = page["cursor"]
+    assert cursor is None
+    assert [line["session_id"] for line in found] == [line["session_id"] for line in reversed(made)]
+    assert worker.ask("GET", "/sessions", params={"cursor": "nonsense"}).status_code == 400
+
+
+def test_what_was_said_is_in_turns_stats_events_tree_and_record(worker, session):
+    run_id = run_to_its_end(worker, session)
+    turns = worker.ask("GET", f"/sessions/{session}/turns").json()["turns"]
+    assert [(turn["message"], turn["run"]["answer"]) for turn in turns] == [("is it?", "yes")]
+    assert worker.ask("GET", f"/sessions/{session}/stats").json()["by_status"] == {"done": 1}
+    assert worker.ask("GET", f"/runs/{run_id}").json()["status"] == "done"
+    assert worker.ask("GET", f"/runs/{run_id}/record").json()["answer"] == "yes"
+    page = worker.ask("GET", f"/runs/{run_id}/events", params={"since": 1, "limit": 3}).json()
+    assert [event["seq"] for event in page["events"]] == [1, 2, 3]
+    assert (page["next"], page["status"]) == (4, "done")
+    exported = worker.ask("GET", f"/runs/{run_id}/export")
+    assert exported.headers["Content-Disposition"] == f"attachment; filename*=UTF-8''{run_id}.jsonl"
+    tree = fold(map(Event.decode, exported.text.splitlines()))
+    shown = worker.ask("GET", f"/runs/{run_id}/tree").json()
+    assert [call["id"] for call in shown["calls"]] == list(tree.calls)
+    assert (shown["status"], shown["answer"], shown["last_seq"]) == ("done", "yes", tree.last_seq)
+    assert run_id in worker.ask("GET", "/runs", params={"session_id": session}).text
+
+
+def test_a_long_value_is_fetched_in_full_by_its_id(worker):
+    text = "<p>" + "long " * 2000
+
+    def work(emit):
+        emit(CallStarted(parent_id=None, kind="code", name="python", depth=1, inputs={"code": text[:100]}), "c1")
+
+    live = talk(worker.bench, "ann", work)
+    live.result(30)
+    run_id = live.run_id
+    found = worker.ask("GET", f"/runs/{run_id}/value", params={"call_id": "c1", "name": "code"})
+    assert found.json() == {"text": text[:100]}
+    assert worker.ask("GET", f"/runs/{run_id}/value", params={"call_id": "c9"}).status_code == 400
+
+
+def test_feedback_is_kept_and_replaced(worker, session):
+    run_id = run_to_its_end(worker, session)
+    for rating in (-1, 1):
+        given = worker.ask("PUT", f"/runs/{run_id}/feedback", json={"rating": rating, "comment": "so"})
+        assert given.json()["rating"] == rating
+    assert [line["rating"] for line in worker.ask("GET", f"/sessions/{session}/feedback").json()] == [1]
+    assert worker.ask("PUT", f"/runs/{run_id}/feedback", json={"rating": 5}).json()["code"] == "wrong_type"
+
+
+def test_a_session_travels_as_one_file(worker, session):
+    run_to_its_end(worker, session)
+    exported = worker.ask("GET", f"/sessions/{session}/export")
+    made = worker.ask("POST", "/sessions/import", "bob", data=exported.content)
+    assert made.status_code == 201
+    turns = worker.ask("GET", f"/sessions/{made.json()['session_id']}/turns", "bob").json()["turns"]
+    assert [turn["run"]["answer"] for turn in turns] == ["yes"]
+    assert worker.ask("POST", "/sessions/import", data=b"PK\x03\x04").status_code == 400
+
+
+def test_a_run_over_rest_is_cancelled_over_rest(worker, session):
+    run_id = run_to_its_end(worker, session)
+    assert worker.ask("POST", f"/runs/{run_id}/cancel").status_code == 204
+
+
+def own(worker, session, run_id):
+    """Every route that names a session or a run, with what it needs."""
+    ids = {"session_id": session, "run_id": run_id}
+    for route in ROUTES:
+        if route.names and set(route.names) <= ids.keys():
+            body = {"json": {"title": "x"}} if "sessions" in route.path else {"json": {"rating": 1}}
+            query = {"params": {"call_id": "c"}} if route.path.endswith("/value") else {}
+            needs = {**(body if "body" in route.hints else {}), **query}
+            yield route.method, route.path.format(**ids), needs
+
+
+def test_what_belongs_to_one_user_does_not_exist_for_another(worker, session):
+    run_id = run_to_its_end(worker, session)
+    tried = list(own(worker, session, run_id))
+    assert len(tried) >= 15
+    for method, path, more in tried:
+        answer = worker.ask(method, path, "bob", **more)
+        assert answer.status_code == 404, (method, path, answer.text)
+        assert answer.json()["code"] in ("no_such_session", "no_such_run")
+    body = {"question": "q", "session_id": session}
+    assert worker.ask("POST", "/runs", "bob", json=body).json()["code"] == "no_such_session"
+    assert worker.ask("GET", "/sessions", "bob").text.count(session) == 0
+    assert worker.ask("GET", "/runs", "bob").text.count(run_id) == 0
+    assert worker.ask("GET", f"/runs/{run_id}").status_code == 200, "and it is still there for its owner"
+
+
+def test_ids_that_are_guessed_are_not_found(worker, session):
+    for guess in ("r-", "s-0", "0", "%2e%2e", "..%2f..", "%00", "a" * 500, "☃", session[:-1], session + "0"):
+        assert worker.ask("GET", f"/sessions/{guess}").status_code == 404, guess
+        assert worker.ask("GET", f"/runs/{guess}").status_code == 404, guess
+
+
+BAD = [
+    ("POST", "/runs", {"data": b"{"}, 400, "bad_request"),
+    ("POST", "/runs", {"data": b"[" * 100_000}, 400, "bad_request"),
+    ("POST", "/runs", {"data": b"\xff\xfe"}, 400, "bad_request"),
+    ("POST", "/runs", {"data": b'{"question": NaN}'}, 400, "bad_request"),
+    ("POST", "/runs", {"json": []}, 400, "wrong_type"),
+    ("POST", "/runs", {"json": {}}, 400, "missing_field"),
+    ("POST", "/runs", {"json": {"question": "q", "user": "root"}}, 400, "unknown_field"),
+    ("POST", "/runs", {"json": {"question": "q", "limits": {"calls": "many"}}}, 400, "wrong_type"),
+    ("POST", "/runs", {"data": b"x" * 5_000_000}, 413, "too_large"),
+    ("GET", "/runs", {"params": {"limit": "a"}}, 400, "wrong_type"),
+    ("GET", "/runs", {"params": {"limit": 0}}, 400, "wrong_type"),
+    ("GET", "/runs", {"params": {"nonsense": 1}}, 400, "unknown_field"),
+    ("GET", "/runs?search=%ff", {}, 400, "bad_request"),
+    ("GET", "/status", {"params": {"x": 1}}, 400, "bad_request"),
+    ("GET", "/nowhere", {}, 404, "not_found"),
+    ("PUT", "/runs", {}, 405, "method_not_allowed"),
+    ("DELETE", "/status", {}, 405, "method_not_allowed"),
+    ("POST", "/checks", {"data": b"{}"}, 400, "bad_request"),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "more", "status", "code"), BAD)
+def test_a_bad_request_is_a_problem_document(worker, method, path, more, status, code):
+    answer = worker.ask(method, path, **more)
+    assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert answer.json().keys() == {"code", "message", "hint"}
+    assert "Traceback" not in answer.text
+
+
+def test_without_the_key_or_the_user_nothing_is_told(worker):
+    for headers in ({}, {"X-Fleet-Key": "guess", "X-Fleet-User": "ann"}, {"X-Fleet-Key": "k3y"}):
+        for path in ("/status", "/runs", "/nowhere"):
+            if path == "/nowhere" and headers.get("X-Fleet-Key") == "k3y":
+                continue
+            assert requests.get(worker.url + API + path, headers=headers, timeout=30).status_code == 403
+
+
+def test_what_nobody_foresaw_is_told_without_a_word_of_the_inside(worker, monkeypatch, caplog):
+    def breaks(*args):
+        raise RuntimeError("secret-canary at /root/path")
+
+    monkeypatch.setattr(type(worker.bench.runs), "list", breaks)
+    answer = worker.ask("GET", "/runs")
+    assert (answer.status_code, answer.json()["code"]) == (500, "internal")
+    assert "canary" not in answer.text
+    assert "canary" in caplog.text, "the log has it"
+
+
+def test_the_server_says_whether_it_is_ready_and_what_is_missing(worker):
+    answer = worker.ask("GET", "/ready").json()
+    assert {check["name"] for check in answer["checks"]} >= {"model", "sandbox"}
+    assert answer["is_ready"] == all(check["is_good"] for check in answer["checks"])
+    assert all(check["text"] for check in answer["checks"])
+
+
+def test_a_server_without_what_it_needs_says_what_and_what_to_do():
+    settings = Settings(model="nope/nothing", store=StoreSettings(url="sqlite:////proc/no/such/place.db"))
+    thread = WorkerThread(Workbench(settings, UnisolatedSandboxes()))
+    try:
+        answer = thread.ask("GET", "/ready").json()
+    finally:
+        thread.close()
+    missing = {check["name"]: check for check in answer["checks"] if not check["is_good"]}
+    assert not answer["is_ready"]
+    assert "store" in missing
+    assert all(check["hint"] for check in missing.values())
+
+
+def test_the_committed_description_of_the_api_is_what_the_code_says(worker):
+    path = Path(__file__).parents[3] / "docs" / "reference" / "openapi.json"
+    said = worker.ask("GET", "/openapi.json").text
+    assert path.read_text(encoding="utf-8") == said, "run: python tests/docs/test_http_api.py"

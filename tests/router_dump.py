@@ -1,0 +1,27 @@
+"""A server extension of the tests: writes down what the server's live router leads to."""
+
+import json
+import os
+from pathlib import Path
+
+from tornado import web
+
+
+def _load_jupyter_server_extension(serverapp):
+    serverapp.io_loop.add_callback(dump, serverapp.web_app)
+
+
+def dump(app):
+    rules = [rule for outer in app.default_router.rules for rule in getattr(outer.target, "rules", [])]
+    found = []
+    for rule in rules:
+        pattern = getattr(rule.matcher, "regex", None)
+        if pattern is None or "fleet" not in pattern.pattern:
+            continue
+        methods = [
+            name
+            for name in rule.target.SUPPORTED_METHODS
+            if getattr(rule.target, name.lower()) is not web.RequestHandler._unimplemented_method
+        ]
+        found.append({"pattern": pattern.pattern, "handler": rule.target.__name__, "methods": methods})
+    Path(os.environ["ROUTER_DUMP"]).write_text(json.dumps(found))
