@@ -21,12 +21,13 @@ _REMOVE_SECONDS = 1.0
 class Delegation:
     """The folders below which groups may be made, and what limits there; none when nothing is delegated."""
 
-    parents: tuple[str, ...] = ()
+    parents: tuple[tuple[str, str], ...] = ()  # what is limited there, and the folder
     limits: str = "per process: no control groups are delegated"
 
-    def groups(self, base: str, identifier: str) -> tuple[str, ...]:
-        """The groups of one sandbox of the server whose temporary folder is `base`."""
-        return tuple(f"{parent}/{os.path.basename(base)}.{identifier}" for parent in self.parents)
+    def groups(self, base: str, identifier: str, kinds: set[str]) -> tuple[str, ...]:
+        """The groups that limit `kinds` of one sandbox of the server whose temporary folder is `base`."""
+        parents = {folder for kind, folder in self.parents if kind in kinds}
+        return tuple(f"{parent}/{os.path.basename(base)}.{identifier}" for parent in sorted(parents))
 
 
 def delegation(root: Path = _ROOT, own: Path = _OWN) -> Delegation:
@@ -49,7 +50,7 @@ def delegation(root: Path = _ROOT, own: Path = _OWN) -> Delegation:
     if not found:
         return Delegation()
     per_process = "" if "memory" in found else "; memory per process"
-    return Delegation(tuple(sorted(set(found.values()))), f"{' and '.join(sorted(found))} per sandbox{per_process}")
+    return Delegation(tuple(sorted(found.items())), f"{' and '.join(sorted(found))} per sandbox{per_process}")
 
 
 def enter(plan: SandboxPlan) -> None:
@@ -76,7 +77,7 @@ def remove(groups: tuple[str, ...]) -> None:
                 time.sleep(0.01)
 
 
-def sweep(parents: tuple[str, ...], temporary: str, prefix: str) -> None:
+def sweep(parents: set[str], temporary: str, prefix: str) -> None:
     """Remove groups that servers left which were killed together with their fork servers."""
     for parent in parents:
         for name in os.listdir(parent):

@@ -318,6 +318,9 @@ class LocalSandboxes:
     def _plan(self, sandbox: LocalSandbox) -> SandboxPlan:
         memory_gb, disk_gb = number(sandbox.wanted, "memory", 0), number(sandbox.wanted, "disk", 0)
         limits = ProcessLimits(memory_mb=memory_gb * 1024 or self._ground.memory_mb)
+        # A group takes time to enter: only for what nothing else bounds.
+        is_counted = self._ground.level == "L3" or (self._ground.level == "L2" and self._ground.owner is not None)
+        kinds = ({"memory"} if limits.memory_mb else set[str]()) | (set[str]() if is_counted else {"pids"})
         if disk_gb:
             limits = replace(limits, file_mb=disk_gb * 1024)
         return SandboxPlan(
@@ -331,7 +334,7 @@ class LocalSandboxes:
             env=strings(sandbox.wanted, "env"),
             limits=limits,
             path=self._ground.path,
-            groups=self._ground.delegation.groups(self._ground.folders.base, sandbox.identifier),
+            groups=self._ground.delegation.groups(self._ground.folders.base, sandbox.identifier, kinds),
             strict_volumes=self._faults.shows("strict_volume") is not None,
             has_our_python=self._ground.has_our_python,
         )

@@ -168,7 +168,7 @@ def _data_folder(options: ServerOptions, folders: Folders, footing: Footing, own
 
 def _delegation() -> Delegation:
     found = cgroups.delegation()
-    cgroups.sweep(found.parents, temporary(), PREFIX)
+    cgroups.sweep({folder for _, folder in found.parents}, temporary(), PREFIX)
     return found
 
 

@@ -236,6 +236,12 @@ def test_every_way_to_run_code_is_held_in(server: Server, sandbox: Any, victim: 
     shown = bytearray()
     terminal.wait(lambda data: shown.extend(data))
     said["terminal"] = shown.decode().split("exit", 1)[1]
+    sandbox.fs.upload_file(f"print(open({path!r}).read())".encode(), "outside.py", timeout=5)
+    warm = sandbox.process.create_pty_session("attack", envs={"LOCALDAYTONA_WARM_MODULE": "outside", "PS1": ""})
+    warm.send_input("exec python3 -m outside\n")
+    shown = bytearray()
+    warm.wait(lambda data: shown.extend(data))
+    said["warm python"] = shown.decode()
     sandbox.process.exec("rm -rf attack-repo", timeout=5)
     assert {name for name, text in said.items() if "s3cret" in text} == (set(said) if server.level == "L1" else set())
 

@@ -40,10 +40,12 @@ def test_the_first_version_gives_each_limit_its_folder(tmp_path: Path, monkeypat
     Kernel(monkeypatch, "memory.limit_in_bytes", "pids.max")
     found = delegation(tmp_path / "cgroup", own(tmp_path, "4:memory:/user/me\n3:pids:/elsewhere\n2:cpu:/\n"))
     assert found.limits == "memory and pids per sandbox"
-    assert found.parents == (f"{tmp_path}/cgroup/memory/user/me", f"{tmp_path}/cgroup/pids")
-    assert found.groups("/tmp/fleet-localdaytona-x", "id") == tuple(
-        f"{parent}/fleet-localdaytona-x.id" for parent in found.parents
-    )
+    memory, pids = f"{tmp_path}/cgroup/memory/user/me", f"{tmp_path}/cgroup/pids"
+    assert found.parents == (("memory", memory), ("pids", pids))
+    base = "/tmp/fleet-localdaytona-x"
+    assert found.groups(base, "id", {"memory"}) == (f"{memory}/fleet-localdaytona-x.id",)
+    assert found.groups(base, "id", {"memory", "pids"})[1] == f"{pids}/fleet-localdaytona-x.id"
+    assert found.groups(base, "id", set()) == ()
 
 
 def test_the_second_version_is_used_where_the_parent_enables_it(
@@ -56,7 +58,9 @@ def test_the_second_version_is_used_where_the_parent_enables_it(
     (top / "app.slice" / "shell.scope" / "cgroup.subtree_control").write_text("")
     Kernel(monkeypatch, "memory.max", "pids.max")
     found = delegation(top, own(tmp_path, "0::/app.slice/shell.scope\n"))
-    assert found == Delegation((f"{top}/app.slice",), "memory and pids per sandbox")
+    folder = f"{top}/app.slice"
+    assert found == Delegation((("memory", folder), ("pids", folder)), "memory and pids per sandbox")
+    assert found.groups("/tmp/b", "id", {"memory", "pids"}) == (f"{folder}/b.id",)
 
 
 @pytest.mark.parametrize("text", ["", "0::/\n", "4:memory:/\n0::/x\n"])
