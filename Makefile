@@ -47,7 +47,8 @@ test-all: test other-lanes ## test, then the lanes that need something; says whi
 
 other-lanes: $(VENV)/.test $(VENV)/.browser
 	@echo "lane attack: ran with make test (tests/contract/test_localdaytona_attacks.py and its neighbors)"
-	@for lane in Hub PostgreSQL MLflow Dask; do echo "lane $$lane: skipped, nothing in the package needs it yet"; done
+	@echo "lane PostgreSQL: ran with make test where there is one (tests/contract/test_stores.py)"
+	@for lane in Hub MLflow Dask; do echo "lane $$lane: skipped, nothing in the package needs it yet"; done
 	@if [ -x /usr/bin/chromium ]; then echo "lane browser: runs"; \
 		else echo "lane browser: skipped, it needs Debian's chromium"; fi
 	@$(PYTEST) -m browser tests/browser

