@@ -13,6 +13,7 @@ from aiohttp import web
 from fleet_rlm_jupyter.localdaytona import listing
 from fleet_rlm_jupyter.localdaytona.events import EventSocket
 from fleet_rlm_jupyter.localdaytona.faults import Faults, group_of
+from fleet_rlm_jupyter.localdaytona.outside import OutsideGit
 from fleet_rlm_jupyter.localdaytona.previews import PreviewTokens
 from fleet_rlm_jupyter.localdaytona.proxy import ToolboxProxy
 from fleet_rlm_jupyter.localdaytona.sandboxes import LocalSandbox, LocalSandboxes, number, strings
@@ -36,11 +37,17 @@ class ControlPlane:
         self.web = web.Application(middlewares=[self._guard, self._go_wrong], client_max_size=64 << 20)
         self.events = EventSocket(self.web, _SOCKET_PATH, key)
 
-    def open(self, sandboxes: LocalSandboxes, volumes: LocalVolumes, restart: Callable[[float], None]) -> None:
+    def open(
+        self,
+        sandboxes: LocalSandboxes,
+        volumes: LocalVolumes,
+        outside: OutsideGit | None,
+        restart: Callable[[float], None],
+    ) -> None:
         """Add the routes; separate from __init__ because sandboxes report to `events`."""
         self._sandboxes = sandboxes
         self._volumes = volumes
-        self.proxy = ToolboxProxy(sandboxes, self._faults)
+        self.proxy = ToolboxProxy(sandboxes, self._faults, outside)
         FaultRoutes(self._faults, sandboxes, self.proxy, restart).add_routes(self.web)
         add = self.web.router.add_route
         add("GET", "/api/health", self._health)
@@ -85,7 +92,7 @@ class ControlPlane:
         except Exception as err:
             traceback.print_exc(file=sys.stderr)
             problem = ApiError(500, "INTERNAL_SERVER_ERROR", f"{type(err).__name__}: {err}")
-        source = PROXY if request.path.startswith("/toolbox/") else API
+        source = problem.source or (PROXY if request.path.startswith("/toolbox/") else API)
         body = error_body(problem, source, request.method, request.path)
         return web.Response(status=problem.status, body=body, content_type="application/json", headers=problem.headers)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 from collections.abc import Awaitable, Callable
 
 import aiohttp
@@ -9,8 +10,9 @@ from aiohttp import WSMsgType, web
 from yarl import URL
 
 from fleet_rlm_jupyter.localdaytona.faults import Fault, Faults
+from fleet_rlm_jupyter.localdaytona.outside import OutsideGit
 from fleet_rlm_jupyter.localdaytona.sandboxes import LocalSandbox, LocalSandboxes
-from fleet_rlm_jupyter.localdaytona.wire import ApiError
+from fleet_rlm_jupyter.localdaytona.wire import ApiError, parse_object
 
 _BUFFER = 1 << 20
 _Socket = web.WebSocketResponse | aiohttp.ClientWebSocketResponse
@@ -22,8 +24,10 @@ _DROPPED_OUT = {"connection", "keep-alive", "transfer-encoding", "date", "server
 class ToolboxProxy:
     """One connection pool per running sandbox, to the socket of its toolbox."""
 
-    def __init__(self, sandboxes: LocalSandboxes, faults: Faults) -> None:
+    def __init__(self, sandboxes: LocalSandboxes, faults: Faults, outside: OutsideGit | None) -> None:
+        """`outside` fetches repositories where sandboxes have no network."""
         self._sandboxes = sandboxes
+        self._outside = outside
         self._faults = faults
         self._open: set[asyncio.WriteTransport] = set()
         self._sessions: dict[str, aiohttp.ClientSession] = {}
@@ -43,6 +47,10 @@ class ToolboxProxy:
             session = self._session(sandbox)
             if request.headers.get("Upgrade", "").lower() == "websocket":
                 return await self._carry_socket(session, request, url)
+            if self._outside and request.method == "POST" and tail == "git/clone":
+                wanted = parse_object(await request.read())
+                if self._outside.is_for(wanted) and not sandbox.wanted.get("networkBlockAll"):
+                    return await _clone(session, self._outside, wanted)
             return await _carry(session, request, url)
         except aiohttp.ClientError as err:
             raise ApiError(502, "BAD_GATEWAY", f"the sandbox does not answer: {err}") from err
@@ -133,9 +141,19 @@ class ToolboxProxy:
         return meet
 
 
+async def _clone(session: aiohttp.ClientSession, outside: OutsideGit, wanted: dict[str, object]) -> web.StreamResponse:
+    open_part = {name: value for name, value in wanted.items() if name not in ("username", "password")}
+    query = {"wanted": json.dumps(open_part)}
+    async with outside.fetched(wanted) as pieces:
+        async with session.post("http://sandbox/git/clone-fetched", params=query, data=pieces) as answer:
+            return web.Response(status=answer.status, body=await answer.read(), content_type=answer.content_type)
+
+
 async def _carry(session: aiohttp.ClientSession, request: web.Request, url: URL) -> web.StreamResponse:
     headers = {name: value for name, value in request.headers.items() if name.lower() not in _DROPPED_IN}
     body = request.content if request.body_exists else None
+    if request.body_exists and request.content.is_eof():
+        body = await request.read()  # which keeps what was read before
     async with session.request(request.method, url, data=body, headers=headers, allow_redirects=False) as answer:
         if answer.status == 500 and answer.content_type != "application/json":
             raise ApiError(500, "INTERNAL_SERVER_ERROR", f"the toolbox failed on {request.method} {url.path}")

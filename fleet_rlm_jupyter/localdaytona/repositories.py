@@ -1,13 +1,15 @@
 """The routes below /git: the `git` of the sandbox, in Daytona's words."""
 
 import os
+import shutil
+import tempfile
 from collections.abc import Mapping
 
 from aiohttp import web
 
 from fleet_rlm_jupyter.localdaytona.commands import run_to_end
 from fleet_rlm_jupyter.localdaytona.processes import SandboxProcesses
-from fleet_rlm_jupyter.localdaytona.wire import ApiError, parse_object
+from fleet_rlm_jupyter.localdaytona.wire import DAEMON, ApiError, parse_object
 
 _GIT_SECONDS = 600
 _FORMAT = "--format=%H%n%an%n%ae%n%aI%n%B"
@@ -54,6 +56,7 @@ class GitRoutes:
         for name, work in (
             ("init", self._init),
             ("clone", self._clone),
+            ("clone-fetched", self._clone_fetched),
             ("add", self._add),
             ("commit", self._commit),
             ("checkout", self._checkout),
@@ -84,7 +87,28 @@ class GitRoutes:
         return web.Response(status=201)
 
     async def _clone(self, request: web.Request) -> web.Response:
-        body = parse_object(await request.read())
+        await self._clone_from(parse_object(await request.read()))
+        return web.Response()
+
+    async def _clone_fetched(self, request: web.Request) -> web.Response:
+        """The inner half of `outside`: the body is a tar of the bare repository, `wanted` what was asked for."""
+        wanted = parse_object(request.query.get("wanted", "").encode())
+        folder = tempfile.mkdtemp(prefix="clone-", dir=self._processes.tmp)
+        try:
+            with open(f"{folder}/tar", "wb", buffering=0) as file:
+                async for piece in request.content.iter_any():
+                    file.write(piece)
+            code, said = await run_to_end(self._processes, ["tar", "-xf", "tar"], folder, {}, _GIT_SECONDS)
+            if code:
+                raise ApiError(500, "GIT_TRANSPORT_FAILED", f"what was fetched cannot be unpacked: {said}")
+            url = _text(wanted, "url")
+            await self._clone_from({**wanted, "url": f"file://{folder}/fetched.git"})
+            await self._git(self._folder(wanted), "remote", "set-url", "origin", url)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        return web.Response()
+
+    async def _clone_from(self, body: Mapping[str, object]) -> None:
         path, url = self._folder(body), _text(body, "url")
         parent = os.path.dirname(path)
         try:
@@ -98,7 +122,6 @@ class GitRoutes:
         await self._git(parent, "clone", *options, "--", url, path, secret=body, envs=envs)
         if commit:
             await self._git(path, "checkout", "--detach", _text(body, "commit_id"), "--")
-        return web.Response()
 
     async def _add(self, request: web.Request) -> web.Response:
         body = parse_object(await request.read())
@@ -234,19 +257,23 @@ class GitRoutes:
         envs: Mapping[str, str] | None = None,
     ) -> str:
         """What git prints; raises ApiError in Daytona's words when it fails."""
-        code, said = await self._try(cwd, list(arguments), {**(envs or {}), **_login(secret or {})})
+        code, said = await self._try(cwd, list(arguments), {**(envs or {}), **login(secret or {})})
         if code == 0:
             return said
-        low = said.lower()
-        status, name = next(((status, name) for text, status, name in _PROBLEMS if text in low), (400, "BAD_REQUEST"))
         if code == -1:
-            status, name = 404, "GIT_REPO_NOT_FOUND"
-        hint = "; a sandbox here has no network" if name == "GIT_TRANSPORT_FAILED" else ""
-        raise ApiError(status, name, f"git {arguments[0]}: {said.strip()[-2000:]}{hint}")
+            raise ApiError(404, "GIT_REPO_NOT_FOUND", f"git {arguments[0]}: {said.strip()}")
+        raise git_problem(arguments[0], said)
 
     async def _try(self, cwd: str, arguments: list[str], envs: Mapping[str, str]) -> tuple[int, str]:
         quiet = {"GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C.UTF-8"}
         return await run_to_end(self._processes, ["git", *arguments], cwd, {**quiet, **envs}, _GIT_SECONDS)
+
+
+def git_problem(verb: str, said: str) -> ApiError:
+    """What Daytona's daemon answers where git says this."""
+    low = said.lower()
+    status, name = next(((status, name) for text, status, name in _PROBLEMS if text in low), (400, "BAD_REQUEST"))
+    return ApiError(status, name, f"git {verb}: {said.strip()[-2000:]}", source=DAEMON)
 
 
 def status_of(said: str) -> dict[str, object]:
@@ -292,7 +319,7 @@ def _file(name: str, staging: str, worktree: str, extra: str = "") -> dict[str, 
     return {"name": name, "staging": _STATES[staging], "worktree": _STATES[worktree], "extra": extra}
 
 
-def _login(given: Mapping[str, object]) -> dict[str, str]:
+def login(given: Mapping[str, object]) -> dict[str, str]:
     """Variables by which git asks no file and no terminal for a password, and writes it nowhere."""
     name, password = given.get("username"), given.get("password")
     if not isinstance(password, str) or not password:

@@ -19,6 +19,7 @@ from fleet_rlm_jupyter.localdaytona.faults import Faults
 from fleet_rlm_jupyter.localdaytona.folders import PREFIX, Folders, reachable_by_all, remove_tree, temporary
 from fleet_rlm_jupyter.localdaytona.levels import LABELS, NotIsolated
 from fleet_rlm_jupyter.localdaytona.options import ServerOptions
+from fleet_rlm_jupyter.localdaytona.outside import OutsideGit
 from fleet_rlm_jupyter.localdaytona.plan import SandboxPlan
 from fleet_rlm_jupyter.localdaytona.sandboxes import Ground, LocalSandboxes
 from fleet_rlm_jupyter.localdaytona.spawner import ForkServer, Spawner, SpawnError
@@ -76,7 +77,8 @@ async def serve(
         )
         sandboxes = LocalSandboxes(ground, spawner, volumes, faults, plane.events.tell)
         relay.append(sandboxes)
-        plane.open(sandboxes, volumes, door.shut_for)
+        outside = OutsideGit(folders.base, owner) if footing.level != "L1" else None
+        plane.open(sandboxes, volumes, outside, door.shut_for)
         await door.open(plane.web)
         minute = options.minute_seconds
         timers = [

@@ -13,9 +13,13 @@ API, DAEMON, PROXY = "DAYTONA_API", "DAYTONA_DAEMON", "DAYTONA_PROXY"
 class ApiError(Exception):
     """An answer with an error status: `code` picks the class the SDK raises."""
 
-    def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None, source: str = ""
+    ) -> None:
+        """`source` is only given where it is not the program that answers."""
         super().__init__(message)
         self.headers = headers or {}
+        self.source = source
         self.status = status
         self.code = code
         self.message = message

@@ -1,19 +1,35 @@
 """The parts of Daytona's API that its SDK's users expect beside commands, files and terminals."""
 
 import asyncio
+import base64
 import contextlib
+import functools
+import http.server
+import subprocess
+import threading
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from contract.localdaytona_server import SECONDS, Server, until, with_client
-from daytona import AsyncDaytona, AsyncSandbox, CodeRunParams, CreateSnapshotParams, Daytona, SessionExecuteRequest
+from daytona import (
+    AsyncDaytona,
+    AsyncSandbox,
+    CodeRunParams,
+    CreateSandboxFromSnapshotParams,
+    CreateSnapshotParams,
+    Daytona,
+    SessionExecuteRequest,
+)
 from daytona.common.errors import (
     DaytonaCommandAlreadyCompletedError,
     DaytonaConflictError,
     DaytonaError,
+    DaytonaGitAuthFailedError,
     DaytonaGitBranchExistsError,
     DaytonaGitBranchNotFoundError,
     DaytonaGitRepoNotFoundError,
@@ -297,3 +313,62 @@ def test_an_answer_that_is_not_as_the_sdk_expects_is_found(answers: Any, status:
         ApiClient().response_deserialize(response, {"200": "ExecuteResponse"})
     assert any(why in one for one in answers.wrong), answers.wrong
     answers.wrong.clear()
+
+
+@pytest.fixture
+def hosted(tmp_path: Path) -> Iterator[str]:
+    """The address of a repository on a web server of this machine, for those who send a password."""
+    work, bare = tmp_path / "work", tmp_path / "served" / "repo.git"
+    git = ["git", "-c", "user.name=Ann", "-c", "user.email=ann@example.org", "-C", str(work)]
+    for command in (
+        ["git", "init", "--quiet", "--initial-branch=main", str(work)],
+        [*git, "commit", "--quiet", "--allow-empty", "--message=one"],
+        [*git, "checkout", "--quiet", "-b", "feature/slash"],
+        [*git, "commit", "--quiet", "--allow-empty", "--message=two"],
+        ["git", "clone", "--quiet", "--bare", str(work), str(bare)],
+        ["git", "-C", str(bare), "update-server-info"],
+    ):
+        subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
+
+    class Guarded(http.server.SimpleHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.headers.get("Authorization") != "Basic " + base64.b64encode(b"ann:s3cret-word").decode():
+                self.send_response(401)
+                self.send_header("WWW-Authenticate", "Basic")
+                self.end_headers()
+            else:
+                super().do_GET()
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Say nothing."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Guarded, directory=bare.parent)) as served:
+        threading.Thread(target=served.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{served.server_address[1]}/repo.git"
+        served.shutdown()
+
+
+def test_a_repository_on_the_web_is_fetched_for_a_sandbox_without_network(client: Daytona, hosted: str) -> None:
+    sandbox = client.create(timeout=SECONDS)
+    with pytest.raises(DaytonaGitAuthFailedError):
+        sandbox.git.clone(hosted, "closed")
+    sandbox.git.clone(hosted, "deep/copy", branch="feature/slash", username="ann", password="s3cret-word")
+    assert sandbox.git.status("deep/copy").current_branch == "feature/slash"
+    assert sandbox.git.remote_get("deep/copy", "origin") == hosted
+    assert sandbox.process.exec("git -C deep/copy log --format=%s", timeout=10).result == "two\none\n"
+    found = sandbox.process.exec("grep -rl s3cret-word ~ $TMPDIR 2>/dev/null; ls $TMPDIR", timeout=10).result
+    assert found == ""
+    with pytest.raises(DaytonaError):
+        sandbox.git.clone(hosted.replace("repo.git", "none.git"), "none", username="ann", password="s3cret-word")
+    sandbox.delete(SECONDS)
+
+
+def test_a_sandbox_that_is_to_have_no_network_gets_no_repository_either(
+    server: Server, client: Daytona, hosted: str
+) -> None:
+    if server.level == "L1":
+        pytest.skip("at L1 nothing keeps code from the network")
+    sandbox = client.create(CreateSandboxFromSnapshotParams(network_block_all=True), timeout=SECONDS)
+    with pytest.raises(DaytonaError):
+        sandbox.git.clone(hosted, "copy", username="ann", password="s3cret-word")
+    sandbox.delete(SECONDS)
