@@ -31,12 +31,10 @@ def environment(tmp_path: Path) -> dict[str, str]:
     return {**kept, "FLEET_FIND_LOCAL_MODELS": "false", "TMPDIR": str(tmp_path / "tmp"), "XDG_DATA_HOME": str(tmp_path)}
 
 
-def start(tmp_path: Path, *more: str, **options) -> subprocess.Popen[str]:
-    """`fleet ask` over a log that is long enough to be at work for a while."""
+def start(tmp_path: Path, *more: str, lines: int = 120_000, **options) -> subprocess.Popen[str]:
+    """`fleet ask` over a log that is long enough to be at work for a while, unless it has fewer `lines`."""
     log = tmp_path / "long.log"
-    log.write_text(
-        "".join(f"level={'error' if i % 7 == 0 else 'info'} service=s{i % 5} n={i}\n" for i in range(120_000))
-    )
+    log.write_text("".join(f"level={'error' if i % 7 == 0 else 'info'} service=s{i % 5} n={i}\n" for i in range(lines)))
     (tmp_path / "tmp").mkdir(exist_ok=True)
     return subprocess.Popen(
         [BIN / "fleet", "ask", "Which service has the most errors?", "--file", log, *more],
@@ -167,7 +165,7 @@ def test_a_terminal_keeps_what_was_read_and_not_every_step(tmp_path):
     (folder / "picture.png").write_bytes(b"\x89PNG\0")
     (folder / "some.log").write_text("level=error service=a\n")
     master, slave = os.openpty()
-    process = start(tmp_path, "--context", folder, stderr=slave)
+    process = start(tmp_path, "--context", folder, lines=5_000, stderr=slave)
     os.close(slave)
     out, _ = process.communicate(timeout=60)
     seen = b""
@@ -185,7 +183,7 @@ def test_a_terminal_keeps_what_was_read_and_not_every_step(tmp_path):
 
 
 def test_what_was_found_is_kept_when_the_budget_is_used_up(tmp_path):
-    process = start(tmp_path, "--calls", "2")
+    process = start(tmp_path, "--calls", "2", lines=5_000)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 3
     assert "Found so far" in out
@@ -193,7 +191,7 @@ def test_what_was_found_is_kept_when_the_budget_is_used_up(tmp_path):
 
 
 def test_what_was_found_is_in_the_json_too(tmp_path):
-    process = start(tmp_path, "--calls", "2", "--json")
+    process = start(tmp_path, "--calls", "2", "--json", lines=5_000)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 3
     said = json.loads(out)
