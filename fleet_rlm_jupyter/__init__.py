@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fleet_rlm_jupyter.engine.recipes.plan import RECIPES
     from fleet_rlm_jupyter.kernel.handles import start
     from fleet_rlm_jupyter.kernel.programs import run
+    from fleet_rlm_jupyter.remote import RemoteWorkbench
     from fleet_rlm_jupyter.settings import Settings
     from fleet_rlm_jupyter.workbench import Question, Workbench, interpreter
 
@@ -28,6 +29,7 @@ __all__ = [
     "ForUser",
     "Limits",
     "Question",
+    "RemoteWorkbench",
     "Settings",
     "Workbench",
     "__version__",
@@ -45,6 +47,7 @@ _HOMES = {
     "RECIPES": "engine.recipes.plan",
     "Settings": "settings",
     "Question": "workbench",
+    "RemoteWorkbench": "remote",
     "Workbench": "workbench",
     "interpreter": "workbench",
     "run": "kernel.programs",

@@ -12,6 +12,7 @@ FleetError(text, hint)
 ├── SandboxError   the machine under the code
 │   ├── SandboxUnavailable   retry is safe
 │   └── SandboxLost          its state is gone
+├── ServerUnavailable   a Jupyter server does not answer
 └── StoreFailed    what should survive could not be read or written
 """
 
@@ -167,6 +168,12 @@ class ModelFailed(ForUser):
     """The language model refused, timed out or answered nothing usable."""
 
     code = "model_failed"
+
+
+class ServerUnavailable(FleetError):
+    """A Jupyter server does not answer, or not as one with this package does."""
+
+    code = "server_unavailable"
 
 
 class SandboxError(FleetError):

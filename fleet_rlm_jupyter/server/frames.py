@@ -42,14 +42,24 @@ class UnfollowOp(_Op):
 
 
 class CancelOp(_Op):
-    """Stop a run."""
+    """Stop a run, or with `call_id` one call of it and what is below."""
 
     op: Literal["cancel"]
     run_id: str
+    call_id: str | None = None
 
 
-Op = Annotated[AskOp | FollowOp | UnfollowOp | CancelOp, Field(discriminator="op")]
-OPS = (AskOp, FollowOp, UnfollowOp, CancelOp)
+class AnswerOp(_Op):
+    """Answer what a call of a run has asked (`question.asked`)."""
+
+    op: Literal["answer"]
+    run_id: str
+    call_id: str
+    text: str = Field(max_length=100_000)
+
+
+Op = Annotated[AskOp | FollowOp | UnfollowOp | CancelOp | AnswerOp, Field(discriminator="op")]
+OPS = (AskOp, FollowOp, UnfollowOp, CancelOp, AnswerOp)
 _OPS: TypeAdapter[Op] = TypeAdapter(Op)
 _NAMES = {get_args(kind.model_fields["op"].annotation)[0] for kind in OPS}
 
@@ -70,7 +80,7 @@ def parse(message: str | bytes) -> Op:
     if isinstance(message, bytes):
         raise _bad("binary_frame", "frames are text", "send JSON as a text frame")
     if len(message) > MAX_FRAME_BYTES:
-        raise _bad("too_large", f"a frame has at most {MAX_FRAME_BYTES:,} characters", "ask over files instead")
+        raise _bad("too_large", f"a frame has at most {MAX_FRAME_BYTES:,} characters", "upload contexts by digest")
     try:
         data = json.loads(message, parse_constant=_refuse)
     except (ValueError, RecursionError):

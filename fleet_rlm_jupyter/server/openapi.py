@@ -12,7 +12,7 @@ from pydantic.json_schema import models_json_schema
 import fleet_rlm_jupyter
 from fleet_rlm_jupyter.domain.api import API
 from fleet_rlm_jupyter.server.frames import OPS
-from fleet_rlm_jupyter.server.schema import Problem
+from fleet_rlm_jupyter.server.schema import Problem, Upload, UploadQuery
 from fleet_rlm_jupyter.server.web import Endpoint, Raw
 
 _REF = "#/components/schemas/{model}"
@@ -33,6 +33,7 @@ def describe(routes: Iterable[Endpoint]) -> dict[str, Any]:
     for route in table:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
     problem = {"description": "It says what is wrong and what to do.", **_json(Problem, "application/problem+json")}
+    paths["/contexts/{sha256}"] = _contexts()
     answers = {"101": {"description": "Frames from here on."}, "default": {"$ref": "#/components/responses/Problem"}}
     paths["/ws"] = {"get": {"operationId": "socket", "summary": _SOCKET, "responses": answers}}
     return {
@@ -83,6 +84,36 @@ def _operation(route: Endpoint) -> dict[str, Any]:
     return found
 
 
+def _contexts() -> dict[str, Any]:
+    """Streamed, and so beside the table."""
+    digest = {
+        "name": "sha256",
+        "in": "path",
+        "required": True,
+        "schema": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
+    }
+    answers = {
+        "200": {"description": "How much of it is here.", **_json(Upload)},
+        "default": {"$ref": "#/components/responses/Problem"},
+    }
+    body = {"required": True, "content": {"application/octet-stream": {"schema": {}}}}
+    return {
+        "get": {
+            "operationId": "context",
+            "summary": "How much of a context is here.",
+            "parameters": [digest],
+            "responses": answers,
+        },
+        "put": {
+            "operationId": "upload_context",
+            "summary": "Upload a context under the SHA-256 of its bytes, or go on where an upload broke off.",
+            "parameters": [digest, *_query(UploadQuery)],
+            "requestBody": body,
+            "responses": answers,
+        },
+    }
+
+
 def _query(model: type[BaseModel]) -> list[dict[str, Any]]:
     schema = model.model_json_schema()
     found: list[dict[str, Any]] = []
@@ -104,7 +135,7 @@ def _json(kind: Any, content_type: str = "application/json") -> dict[str, Any]:
 
 
 def _schemas(routes: Iterable[Endpoint]) -> dict[str, Any]:
-    kinds: dict[str, type[BaseModel]] = {kind.__name__: kind for kind in (Problem, *OPS)}
+    kinds: dict[str, type[BaseModel]] = {kind.__name__: kind for kind in (Problem, Upload, *OPS)}
     for route in routes:
         for kind in (route.hints.get("body"), route.returns, *getattr(route.returns, "__args__", ())):
             if isinstance(kind, type) and issubclass(kind, BaseModel):

@@ -5,9 +5,19 @@ from __future__ import annotations
 import fleet_rlm_jupyter
 from fleet_rlm_jupyter.domain.api import API_VERSION
 from fleet_rlm_jupyter.domain.question import Check
+from fleet_rlm_jupyter.domain.shown import ProgramInfo
 from fleet_rlm_jupyter.server import openapi, run_routes, session_routes
 from fleet_rlm_jupyter.server.desk import Asked
-from fleet_rlm_jupyter.server.schema import CheckResult, Checks, Identity, Status, Worker
+from fleet_rlm_jupyter.server.schema import (
+    CheckResult,
+    Checks,
+    Identity,
+    ProgramsList,
+    SettingsList,
+    Status,
+    UpdatesBody,
+    Worker,
+)
 from fleet_rlm_jupyter.server.web import Endpoint, Raw
 
 
@@ -33,6 +43,26 @@ def check(asked: Asked) -> Checks:
     return _checks(asked.desk.readiness.now())
 
 
+def settings(asked: Asked) -> SettingsList:
+    """Every setting with its value and where that came from; keys are stars."""
+    return SettingsList(settings=asked.bench.settings_view.get())
+
+
+def change_settings(asked: Asked, body: UpdatesBody) -> SettingsList:
+    """Change settings for the runs to come; all of them or, where one cannot be, none."""
+    return SettingsList(settings=asked.bench.settings_view.patch(body.updates))
+
+
+def programs(asked: Asked) -> ProgramsList:
+    """What can be run by its name."""
+    return ProgramsList(programs=asked.bench.programs.list())
+
+
+def program(asked: Asked, name: str) -> ProgramInfo:
+    """One program: what it takes and what it gives."""
+    return asked.bench.programs.get(name)
+
+
 def description(asked: Asked) -> Raw:
     """This API, as OpenAPI."""
     return Raw([openapi.text(ROUTES).encode()], "application/json")
@@ -43,6 +73,10 @@ ROUTES: tuple[Endpoint, ...] = (
     Endpoint("GET", "/identity", identity),
     Endpoint("GET", "/ready", ready),
     Endpoint("POST", "/checks", check),
+    Endpoint("GET", "/settings", settings),
+    Endpoint("PATCH", "/settings", change_settings),
+    Endpoint("GET", "/programs", programs),
+    Endpoint("GET", "/programs/{name}", program),
     Endpoint("GET", "/openapi.json", description),
     *run_routes.ROUTES,
     *session_routes.ROUTES,

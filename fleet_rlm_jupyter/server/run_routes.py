@@ -5,15 +5,22 @@ from __future__ import annotations
 from itertools import islice
 from pathlib import Path
 
-from fleet_rlm_jupyter.domain.errors import BadPath
+from pydantic import TypeAdapter
+
+from fleet_rlm_jupyter.domain.context import Value
+from fleet_rlm_jupyter.domain.errors import BadPath, BadRequest
 from fleet_rlm_jupyter.domain.question import Question
 from fleet_rlm_jupyter.domain.session import Feedback, KeptRun, Run
 from fleet_rlm_jupyter.server.desk import Asked
 from fleet_rlm_jupyter.server.schema import (
     Accepted,
+    AnswerBody,
     AskBody,
+    CancelBody,
+    ContextRef,
     EventsQuery,
     FeedbackBody,
+    RunBody,
     RunsPage,
     RunsQuery,
     TreeBody,
@@ -23,20 +30,31 @@ from fleet_rlm_jupyter.server.schema import (
 from fleet_rlm_jupyter.server.web import Endpoint, Raw
 from fleet_rlm_jupyter.workbench import Workbench
 
+_TEXTS: TypeAdapter[dict[str, str]] = TypeAdapter(dict[str, str])
+
 
 def ask(asked: Asked, body: AskBody) -> Accepted:
     """Start a run that answers a question. With a key that was used before: the run of then."""
     question = Question(
         body.question,
         paths=[_under_root(path) for path in body.paths],
+        context=None if body.context is None else _context(asked, body.context),
         mode=body.mode,
         recipe=body.recipe,
         slots=body.slots,
         session_id=body.session_id,
         key=body.key,
         when_busy=body.when_busy,
+        can_answer=body.can_answer,
     )
     live = asked.bench.ask(question, body.limits)
+    asked.watched(live)
+    return Accepted(run_id=live.run_id, session_id=live.session_id)
+
+
+def run_program(asked: Asked, name: str, body: RunBody) -> Accepted:
+    """Run a program by its name."""
+    live = asked.bench.run(name, body.inputs, body.limits, session_id=body.session_id)
     asked.watched(live)
     return Accepted(run_id=live.run_id, session_id=live.session_id)
 
@@ -81,9 +99,14 @@ def export_run(asked: Asked, run_id: str) -> Raw:
     return Raw((f"{line}\n".encode("utf-8", "replace") for line in lines), "application/x-ndjson", f"{run_id}.jsonl")
 
 
-def cancel_run(asked: Asked, run_id: str) -> None:
-    """Stop it: no LM call starts after this. Harmless when it has ended."""
-    asked.bench.cancel(run_id)
+def cancel_run(asked: Asked, run_id: str, body: CancelBody) -> None:
+    """Stop it, or with `call_id` one call and what is below: no LM call starts there. Harmless when it has ended."""
+    asked.bench.cancel(run_id, body.call_id)
+
+
+def answer_run(asked: Asked, run_id: str, body: AnswerBody) -> None:
+    """Answer what a call of it has asked."""
+    asked.bench.answer(run_id, body.call_id, body.text)
 
 
 def give_feedback(asked: Asked, run_id: str, body: FeedbackBody) -> Feedback:
@@ -98,6 +121,7 @@ def is_open(bench: Workbench, run_id: str) -> bool:
 
 ROUTES = (
     Endpoint("POST", "/runs", ask, status=201),
+    Endpoint("POST", "/programs/{name}/runs", run_program, status=201),
     Endpoint("GET", "/runs", list_runs),
     Endpoint("GET", "/runs/{run_id}", run),
     Endpoint("GET", "/runs/{run_id}/record", run_record),
@@ -106,8 +130,18 @@ ROUTES = (
     Endpoint("GET", "/runs/{run_id}/value", run_value),
     Endpoint("GET", "/runs/{run_id}/export", export_run),
     Endpoint("POST", "/runs/{run_id}/cancel", cancel_run, status=204),
+    Endpoint("POST", "/runs/{run_id}/answer", answer_run, status=204),
     Endpoint("PUT", "/runs/{run_id}/feedback", give_feedback),
 )
+
+
+def _context(asked: Asked, ref: ContextRef) -> Value:
+    raw = asked.bench.contexts.get(ref.sha256)
+    try:
+        text = raw.decode("utf-8", "surrogatepass")
+        return text if ref.kind == "text" else _TEXTS.validate_json(text)
+    except ValueError as err:
+        raise BadRequest(f"the context {ref.sha256[:12]} is no {ref.kind}", "say which kind it is") from err
 
 
 def _under_root(path: str) -> Path:

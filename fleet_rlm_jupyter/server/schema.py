@@ -10,6 +10,7 @@ from fleet_rlm_jupyter.domain.calls import CallTree
 from fleet_rlm_jupyter.domain.errors import ErrorText
 from fleet_rlm_jupyter.domain.events import BudgetSpent, CallKind, Limits, RunStatus, Usage
 from fleet_rlm_jupyter.domain.session import KeptRun, KeptSession
+from fleet_rlm_jupyter.domain.shown import ProgramInfo, ShownSetting
 
 MAX_SEQ = 2**53
 
@@ -17,7 +18,7 @@ MAX_SEQ = 2**53
 FRAME_CODES = {
     "bad_json": "the frame or body is no JSON object",
     "binary_frame": "the frame is binary; frames are text",
-    "too_large": "larger than 1 MB",
+    "too_large": "larger than 1 MB; contexts go by PUT /contexts/{sha256}",
     "too_deep": "nested deeper than 32 levels",
     "unknown_op": "there is no such op",
     "unknown_field": "a field that the op does not have",
@@ -49,13 +50,21 @@ class Problem(Wire):
     hint: str = ""
 
 
+class ContextRef(Wire):
+    """A context that was uploaded: its digest, and whether its bytes are a text or JSON of texts by name."""
+
+    sha256: str = Field(max_length=64)
+    kind: Literal["text", "json"] = "text"
+
+
 class AskBody(Wire):
-    """A question, over files under the server's root folder."""
+    """A question, over a context that was uploaded or over files under the server's root folder."""
 
     question: str = Field(max_length=200_000)
     session_id: str | None = Field(
         default=None, description="whose turn this is; the user's current one where left out"
     )
+    context: ContextRef | None = None
     paths: list[str] = Field(default=[], max_length=1000, description="files, folders under the server's root")
     mode: Literal["auto", "rlm_only", "direct"] = "auto"
     recipe: str | None = None
@@ -63,6 +72,60 @@ class AskBody(Wire):
     limits: Limits | None = Field(default=None, description="what the run may spend; else the settings' budget")
     key: str | None = Field(default=None, min_length=1, max_length=200, description="the same key never runs twice")
     when_busy: Literal["refuse", "queue"] = Field(default="refuse", description="where a run of the session goes on")
+    can_answer: bool = Field(default=False, description="the run may ask back; the op `answer` answers")
+
+
+class RunBody(Wire):
+    """What a program is run on."""
+
+    inputs: dict[str, JsonValue]
+    limits: Limits | None = None
+    session_id: str | None = None
+
+
+class CancelBody(Wire):
+    """What to stop: the whole run, or one call of it and what is below."""
+
+    call_id: str | None = None
+
+
+class AnswerBody(Wire):
+    """The answer to an open `question.asked`."""
+
+    call_id: str
+    text: str = Field(max_length=100_000)
+
+
+class UpdatesBody(Wire):
+    """Settings to change, by dotted name; a value of stars changes nothing."""
+
+    updates: dict[str, JsonValue]
+
+
+class SettingsList(Wire):
+    """Every setting, keys as stars."""
+
+    settings: list[ShownSetting]
+
+
+class ProgramsList(Wire):
+    """What can be run by its name."""
+
+    programs: list[ProgramInfo]
+
+
+class UploadQuery(Wire):
+    """Which part of a context comes."""
+
+    offset: int = Field(default=0, ge=0, le=MAX_SEQ, description="bytes that came before; what comes is all the rest")
+
+
+class Upload(Wire):
+    """How much of a context is here; an upload that broke off goes on at `received`."""
+
+    sha256: str
+    is_complete: bool
+    received: int
 
 
 class RunsQuery(Wire):

@@ -19,6 +19,7 @@ from fleet_rlm_jupyter.domain.errors import BadRequest
 from fleet_rlm_jupyter.server.desk import Asked, Desk
 from fleet_rlm_jupyter.server.feeds import Cursor
 from fleet_rlm_jupyter.server.frames import (
+    AnswerOp,
     AskOp,
     BadFrame,
     CancelOp,
@@ -111,7 +112,10 @@ class WorkerSocket(websocket.WebSocketHandler):
                 self._unfollow(op.run_id)
                 self._say("ok", op.id, op=op.op, run_id=op.run_id)
             case CancelOp():
-                await asyncio.to_thread(bench.cancel, op.run_id)
+                await asyncio.to_thread(bench.cancel, op.run_id, op.call_id)
+                self._say("ok", op.id, op=op.op, run_id=op.run_id)
+            case AnswerOp():
+                await asyncio.to_thread(bench.answer, op.run_id, op.call_id, op.text)
                 self._say("ok", op.id, op=op.op, run_id=op.run_id)
 
     async def _follow(self, op: FollowOp) -> None:

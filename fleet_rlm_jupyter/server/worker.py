@@ -26,6 +26,7 @@ from fleet_rlm_jupyter.server.desk import Desk, Readiness
 from fleet_rlm_jupyter.server.feeds import Feeds
 from fleet_rlm_jupyter.server.routes import ROUTES
 from fleet_rlm_jupyter.server.socket import WorkerSocket
+from fleet_rlm_jupyter.server.uploads import ContextHandler
 from fleet_rlm_jupyter.server.web import NotFound, handlers
 from fleet_rlm_jupyter.settings import load
 from fleet_rlm_jupyter.workbench import Workbench
@@ -39,7 +40,7 @@ MAX_BODY_BYTES = 4 * 1024**3
 def application(bench: Workbench, key: str, on_running: Callable[[int], None] = lambda running: None) -> Application:
     """The API over `bench`. Call it on a running event loop."""
     desk = Desk(bench, Feeds(on_running), Readiness(bench.check), key)
-    paths = [*handlers(ROUTES), (f"{API}/ws", WorkerSocket)]
+    paths = [*handlers(ROUTES), (f"{API}/contexts/(?P<sha256>[^/]+)", ContextHandler), (f"{API}/ws", WorkerSocket)]
     return Application(
         paths,
         desk=desk,

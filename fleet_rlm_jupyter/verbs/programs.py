@@ -2,21 +2,8 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
-
 from fleet_rlm_jupyter.domain.errors import BadRequest
-
-
-class ProgramInfo(BaseModel):
-    """A program, what it takes and what it gives."""
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    description: str
-    inputs: list[str]
-    outputs: list[str]
-
+from fleet_rlm_jupyter.domain.shown import ProgramInfo
 
 _BUILT_IN = (
     ProgramInfo(

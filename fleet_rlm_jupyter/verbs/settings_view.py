@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+from pydantic import ValidationError
 
 from fleet_rlm_jupyter.domain.errors import BadSettings
 from fleet_rlm_jupyter.domain.masking import STARS
+from fleet_rlm_jupyter.domain.shown import ShownSetting
 from fleet_rlm_jupyter.settings import Loaded, Settings, describe, explained
 from fleet_rlm_jupyter.verbs.house import House
 
@@ -17,18 +18,6 @@ CHANGEABLE = (
     "context.max_files", *(name for name in Settings.names() if name.startswith("budget.")),
 )  # fmt: skip
 """What `patch` takes. Not keys, nor what sandboxes and store were built from: those are for whoever starts us."""
-
-
-class ShownSetting(BaseModel):
-    """A setting as anybody may see it: keys are stars."""
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    value: JsonValue
-    source: str
-    description: str
-    is_changeable: bool
 
 
 class SettingsView:

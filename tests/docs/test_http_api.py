@@ -64,6 +64,8 @@ an error frame `worker_restarted`, when the worker has died. More than 50 ops a 
 def http_api() -> str:
     lines = [INTRODUCTION, "## Routes", "", "| method | path | what it does |", "|---|---|---|"]
     lines += [f"| {route.method} | `{route.path}` | {route.summary} |" for route in ROUTES]
+    for method, text in (("GET", "How much of a context is here."), ("PUT", "Upload a context, or the rest of one.")):
+        lines.append(f"| {method} | `/contexts/{{sha256}}` | {text} |")
     lines += ["| GET | `/ws` | The socket, see below. |", "", "### Status of an error", ""]
     lines += [f"- {status}: {', '.join(f'`{code}`' for code in codes)}" for status, codes in status_of().items()]
     lines += ["", SOCKET, "### Ops", ""]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import socket as sockets
 from pathlib import Path
 
 import pytest
 import requests
+from jupyter_process import wait_until
 from worker_thread import WorkerThread, talk
 
 from fleet_rlm_jupyter.domain.api import API
@@ -124,7 +127,12 @@ def test_a_session_travels_as_one_file(worker, session):
 
 def test_a_run_over_rest_is_cancelled_over_rest(worker, session):
     run_id = run_to_its_end(worker, session)
-    assert worker.ask("POST", f"/runs/{run_id}/cancel").status_code == 204
+    assert worker.ask("POST", f"/runs/{run_id}/cancel", json={}).status_code == 204
+
+
+BODIES = {
+    "{session_id}": {"title": "x"}, "cancel": {}, "answer": {"call_id": "c", "text": "t"}, "feedback": {"rating": 1},
+}  # fmt: skip
 
 
 def own(worker, session, run_id):
@@ -132,10 +140,9 @@ def own(worker, session, run_id):
     ids = {"session_id": session, "run_id": run_id}
     for route in ROUTES:
         if route.names and set(route.names) <= ids.keys():
-            body = {"json": {"title": "x"}} if "sessions" in route.path else {"json": {"rating": 1}}
+            body = {"json": BODIES[route.path.rsplit("/", 1)[-1]]} if "body" in route.hints else {}
             query = {"params": {"call_id": "c"}} if route.path.endswith("/value") else {}
-            needs = {**(body if "body" in route.hints else {}), **query}
-            yield route.method, route.path.format(**ids), needs
+            yield route.method, route.path.format(**ids), {**body, **query}
 
 
 def test_what_belongs_to_one_user_does_not_exist_for_another(worker, session):
@@ -157,6 +164,64 @@ def test_ids_that_are_guessed_are_not_found(worker, session):
     for guess in ("r-", "s-0", "0", "%2e%2e", "..%2f..", "%00", "a" * 500, "☃", session[:-1], session + "0"):
         assert worker.ask("GET", f"/sessions/{guess}").status_code == 404, guess
         assert worker.ask("GET", f"/runs/{guess}").status_code == 404, guess
+
+
+def put(worker, sha256, offset, raw, more=0):
+    """Send `raw` as the rest of a context from `offset` on, and break off if `more` would have to come."""
+    with sockets.create_connection(("127.0.0.1", worker.port), timeout=30) as line:
+        head = "".join(f"{name}: {value}\r\n" for name, value in worker.headers().items())
+        path = f"{API}/contexts/{sha256}?offset={offset}"
+        line.sendall(f"PUT {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(raw) + more}\r\n{head}\r\n".encode())
+        line.sendall(raw)
+        return b"" if more else line.recv(1000)
+
+
+def test_an_upload_that_breaks_off_goes_on_from_where_it_was(worker):
+    raw = bytes(range(256)) * 8000
+    sha256 = hashlib.sha256(raw).hexdigest()
+
+    def state():
+        return worker.ask("GET", f"/contexts/{sha256}").json()
+
+    put(worker, sha256, 0, raw[:700_000], more=len(raw) - 700_000)
+    wait_until(lambda: state()["received"] == 700_000, 10)
+    wrong = put(worker, sha256, 5, b"x")
+    assert wrong.startswith(b"HTTP/1.1 400 ")
+    done = put(worker, sha256, 700_000, raw[700_000:])
+    assert done.startswith(b"HTTP/1.1 200 ")
+    assert state() == {"sha256": sha256, "is_complete": True, "received": 0}
+    assert worker.bench.seen_by("ann").contexts.get(sha256) == raw
+    assert not worker.ask("GET", f"/contexts/{sha256}", "bob").json()["is_complete"], "of each user their own"
+
+
+def test_a_context_that_is_not_what_its_name_says_is_refused(worker):
+    wrong = worker.ask("PUT", f"/contexts/{'0' * 64}", data=b"something")
+    assert (wrong.status_code, wrong.json()["code"]) == (400, "bad_request")
+    for name in ("0" * 63, "A" * 64, "..%2f..%2fetc", "x"):
+        assert worker.ask("PUT", f"/contexts/{name}", data=b"x").status_code == 400
+        assert worker.ask("GET", f"/contexts/{name}").status_code == 400
+    assert worker.ask("POST", f"/contexts/{'0' * 64}").status_code == 405
+
+
+def test_settings_show_no_key_and_change_as_a_whole():
+    settings = Settings(
+        api_key="sk-canary-key-1234567890", store=StoreSettings(url=scripted_workbench("").settings.store.url)
+    )
+    thread = WorkerThread(Workbench(settings, UnisolatedSandboxes()))
+    try:
+        shown = thread.ask("GET", "/settings")
+        assert "canary" not in shown.text
+        by_name = {line["name"]: line for line in shown.json()["settings"]}
+        assert (by_name["api_key"]["value"], by_name["api_key"]["is_changeable"]) == ("**********", False)
+        kept = thread.ask("PATCH", "/settings", json={"updates": {"api_key": "**********", "budget.calls": 9}})
+        assert {line["name"]: line["value"] for line in kept.json()["settings"]}["budget.calls"] == 9
+        for updates in ({"api_key": "sk-other"}, {"nope": 1}, {"budget.calls": 3, "model_seconds": 0}):
+            refused = thread.ask("PATCH", "/settings", json={"updates": updates})
+            assert (refused.status_code, refused.json()["code"]) == (400, "bad_settings")
+        assert thread.bench.settings.budget.calls == 9
+        assert thread.bench.settings.api_key.get_secret_value() == "sk-canary-key-1234567890"
+    finally:
+        thread.close()
 
 
 BAD = [

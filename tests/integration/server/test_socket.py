@@ -195,6 +195,16 @@ def test_the_id_of_a_frame_comes_back_also_with_an_error(socket):
     assert socket.reply(op="ask", id="x-1", nonsense=True)["id"] == "x-1"
 
 
+def test_what_nobody_asked_cannot_be_answered_nor_a_call_that_is_not_there_be_stopped(worker, socket):
+    go_on = threading.Event()
+    live = talk(worker.bench, "ann", lambda emit: go_on.wait(30))
+    try:
+        assert socket.reply(op="answer", run_id=live.run_id, call_id="c", text="yes")["code"] == "bad_request"
+        assert socket.reply(op="cancel", run_id=live.run_id, call_id="c")["code"] == "bad_request"
+    finally:
+        go_on.set()
+
+
 def test_nothing_but_bad_frames_closes_the_socket(worker):
     connection = worker.socket()
     for _ in range(MAX_STRIKES):
@@ -249,7 +259,7 @@ def test_a_run_of_somebody_else_is_as_if_it_were_not_there(worker):
     live = talk(worker.bench, "ann", lambda emit: says(emit, 3))
     live.result(30)
     bob = worker.socket("bob")
-    for op in ({"op": "follow"}, {"op": "cancel"}):
+    for op in ({"op": "follow"}, {"op": "cancel"}, {"op": "answer", "call_id": "c", "text": "t"}):
         assert bob.reply(**op, run_id=live.run_id)["code"] == "no_such_run"
     bob.close()
 

@@ -1,0 +1,379 @@
+"""RemoteWorkbench: the verbs of a Workbench that a Jupyter server holds, for kernels and programs."""
+
+from __future__ import annotations
+
+import contextvars
+import hashlib
+import json
+import secrets
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import quote
+
+from pydantic import BaseModel
+
+from fleet_rlm_jupyter.connection import Connection
+from fleet_rlm_jupyter.domain.api import API_VERSION
+from fleet_rlm_jupyter.domain.calls import CallTree, fold
+from fleet_rlm_jupyter.domain.context import Context, Value
+from fleet_rlm_jupyter.domain.errors import BadRequest, FleetError, ServerUnavailable
+from fleet_rlm_jupyter.domain.events import Event, Limits
+from fleet_rlm_jupyter.domain.question import Check, Question
+from fleet_rlm_jupyter.domain.session import (
+    Artifact,
+    Feedback,
+    KeptRun,
+    KeptSession,
+    Run,
+    Session,
+    SessionStats,
+)
+from fleet_rlm_jupyter.domain.shown import ProgramInfo, ShownSetting
+from fleet_rlm_jupyter.engine.contexts import read_context
+from fleet_rlm_jupyter.engine.trace import Trace, Watcher
+from fleet_rlm_jupyter.settings import ContextSettings
+
+PIECE_BYTES = 1024**2
+
+MOST_TRIES = 4
+"""Of an upload; each goes on where the last one broke off."""
+
+
+class RemoteRun:
+    """A run on a server, whose events come here as they happen. Thread-safe."""
+
+    def __init__(self, bench: RemoteWorkbench, run_id: str, session_id: str, question: str) -> None:
+        self.run_id = run_id
+        self.session_id = session_id
+        self.question = question
+        self.trace = Trace(run_id, session_id)
+        self._bench = bench
+        self._finished = threading.Event()
+        self._lost: FleetError | None = None
+
+    def start(self, watcher: Watcher | None) -> None:
+        """Begin to follow it, `watcher` first."""
+        if watcher is not None:
+            self.watch(watcher)
+        context = contextvars.copy_context()
+        threading.Thread(target=context.run, args=(self._follow,), name=f"fleet-{self.run_id}", daemon=True).start()
+
+    def cancel(self, call_id: str | None = None) -> None:
+        """Stop it, or one call and what is below: no LM call starts after this. Harmless when it has ended."""
+        self._bench.cancel(self.run_id, call_id)
+
+    def watch(self, watcher: Watcher, since: int = 0) -> None:
+        """Call `watcher` with every event from `since` on as it comes; hand slow work to a queue."""
+        self.trace.watch(watcher, since)
+
+    def tree(self) -> CallTree:
+        return fold(self.trace.events)
+
+    @property
+    def is_finished(self) -> bool:
+        return self._finished.is_set()
+
+    def wait(self, timeout: float) -> bool:
+        """Whether it has finished after at most `timeout` seconds."""
+        return self._finished.wait(timeout)
+
+    def result(self, timeout: float | None = None) -> Run:
+        """The run as it ended; raises TimeoutError if it has not within `timeout` seconds."""
+        if not self._finished.wait(timeout):
+            raise TimeoutError(f"run {self.run_id} is still going on after {timeout} seconds")
+        if self._lost is not None:
+            raise self._lost
+        return self._bench.runs.record(self.run_id)
+
+    def _follow(self) -> None:
+        try:
+            for event in self._bench.follow(self.run_id):
+                self.trace.feed(event)
+        except FleetError as err:
+            self._lost = err
+        finally:
+            self._finished.set()
+
+
+class RemoteWorkbench:
+    """The verbs of a Workbench, spoken with the Jupyter server at `url`. Thread-safe; nothing of it has to be closed.
+
+    Every verb raises what it would here, and ServerUnavailable. A line that breaks is taken up again where it broke:
+    a question is asked once, an event comes once. Contexts are uploaded by digest, each only once.
+    """
+
+    def __init__(self, url: str, token: str = "", headers: dict[str, str] | None = None) -> None:
+        sent = {**({"Authorization": f"token {token}"} if token else {}), **(headers or {})}
+        self.connection = Connection(url, sent)
+        self.runs = RemoteRuns(self.connection)
+        self.sessions = RemoteSessions(self.connection)
+        self.contexts = RemoteContexts(self.connection)
+        self.programs = RemotePrograms(self.connection)
+        self.settings_view = RemoteSettings(self.connection)
+
+    def status(self) -> dict[str, Any]:
+        """Who is there. Raises ServerUnavailable also where another version of the API is spoken."""
+        found = self.connection.get("/status", dict[str, Any])
+        if found.get("api") != API_VERSION:
+            raise ServerUnavailable(
+                f"the server speaks version {found.get('api')} of the API, this package version {API_VERSION}",
+                "install the same fleet_rlm_jupyter for server and kernel",
+            )
+        return found
+
+    def ask(self, question: Question | str, limits: Limits | None = None, watcher: Watcher | None = None) -> RemoteRun:
+        """Start a run that answers `question`, or give the run that its key stands for already."""
+        asked = Question(question) if isinstance(question, str) else question
+        if asked.context is not None and asked.paths:
+            raise BadRequest("a context is given twice", "pass paths or a value, not both")
+        context = read_context(asked.paths, ContextSettings()) if asked.paths else asked.context
+        value = context.value if isinstance(context, Context) else context
+        body = {
+            "question": asked.text,
+            "context": None if value is None else self.contexts.upload(value),
+            "mode": asked.mode,
+            "recipe": asked.recipe,
+            "slots": dict(asked.slots),
+            "session_id": asked.session_id,
+            "limits": limits and limits.model_dump(mode="json"),
+            # A key of our own, so that an answer lost on the way does not cost a second run.
+            "key": asked.key or secrets.token_hex(16),
+            "when_busy": asked.when_busy,
+            "can_answer": asked.can_answer,
+        }
+        accepted = self.connection.ask("POST", "/runs", dict[str, str], body, is_safe=True)
+        return self._followed(accepted, asked.text, watcher)
+
+    def run(
+        self,
+        program: str,
+        inputs: Mapping[str, Any],
+        limits: Limits | None = None,
+        watcher: Watcher | None = None,
+        session_id: str | None = None,
+    ) -> RemoteRun:
+        """Run a program of the server by its name. A module of the caller's own runs where the caller is."""
+        body = {"inputs": dict(inputs), "limits": limits and limits.model_dump(mode="json"), "session_id": session_id}
+        accepted = self.connection.ask("POST", f"/programs/{_id(program)}/runs", dict[str, str], body)
+        return self._followed(accepted, str(inputs.get("question", program)), watcher)
+
+    def follow(self, run_id: str, since: int = 0) -> Iterator[Event]:
+        """Events of a run from seq `since` on, until it ends. Raises NoSuchRun at once."""
+        self.runs.get(run_id)
+        return self.connection.events(run_id, since)
+
+    def cancel(self, run_id: str, call_id: str | None = None) -> None:
+        """Stop a run, or one call of it and what is below; harmless when it has ended. Raises NoSuchRun."""
+        self.connection.ask("POST", f"/runs/{_id(run_id)}/cancel", type(None), {"call_id": call_id}, is_safe=True)
+
+    def answer(self, run_id: str, call_id: str, text: str) -> None:
+        """Answer what a call of a run has asked. Raises NoSuchRun, and BadRequest if it asks nothing."""
+        self.connection.ask("POST", f"/runs/{_id(run_id)}/answer", type(None), {"call_id": call_id, "text": text})
+
+    def session(self, session_id: str | None = None) -> Session:
+        """A conversation with its turns; by default that of what was asked without naming one."""
+        path = "/session" if session_id is None else f"/sessions/{_id(session_id)}/turns"
+        return self.connection.get(path, Session)
+
+    def check(self) -> list[Check]:
+        """What is configured on the server, from where, whether it works, and what to do next."""
+        return self.connection.ask("POST", "/checks", _Checks, is_safe=True).checks
+
+    def close(self) -> None:
+        """Nothing is held: runs go on at the server."""
+
+    def _followed(self, accepted: dict[str, str], question: str, watcher: Watcher | None) -> RemoteRun:
+        run = RemoteRun(self, accepted["run_id"], accepted["session_id"], question)
+        run.start(watcher)
+        return run
+
+
+class _Checks(BaseModel):
+    is_ready: bool
+    checks: list[Check]
+
+
+class _RunsPage(BaseModel):
+    runs: list[KeptRun]
+
+
+class _SessionsPage(BaseModel):
+    sessions: list[KeptSession]
+    cursor: str | None
+
+
+class _EventsPage(BaseModel):
+    events: list[dict[str, Any]]
+    next: int
+
+
+class RemoteRuns:
+    """The runs of one user, as `Workbench.runs`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def list(
+        self, search: str = "", session_id: str | None = None, limit: int = 20, before: float | None = None
+    ) -> list[KeptRun]:
+        query = {"search": search, "session_id": session_id, "limit": limit, "before": before}
+        return self._connection.get("/runs", _RunsPage, **query).runs
+
+    def get(self, run_id: str) -> KeptRun:
+        return self._connection.get(f"/runs/{_id(run_id)}", KeptRun)
+
+    def record(self, run_id: str) -> Run:
+        return self._connection.get(f"/runs/{_id(run_id)}/record", Run)
+
+    def events(self, run_id: str, since: int = 0) -> Iterator[Event]:
+        """The events from seq `since` on that there are by now."""
+        page = self._connection.get(f"/runs/{_id(run_id)}/events", _EventsPage, since=since)
+        while page.events:
+            yield from map(Event.read, page.events)
+            page = self._connection.get(f"/runs/{_id(run_id)}/events", _EventsPage, since=page.next)
+
+    def tree(self, run_id: str) -> CallTree:
+        return fold(self.events(run_id))
+
+    def value(self, run_id: str, call_id: str, name: str) -> str:
+        query = {"call_id": call_id, "name": name}
+        return self._connection.get(f"/runs/{_id(run_id)}/value", dict[str, str], **query)["text"]
+
+    def feedback(self, run_id: str, rating: int, expected: str = "", comment: str = "") -> Feedback:
+        body = {"rating": rating, "expected": expected, "comment": comment}
+        return self._connection.ask("PUT", f"/runs/{_id(run_id)}/feedback", Feedback, body)
+
+    def export(self, run_id: str) -> Iterator[str]:
+        return self._connection.lines(f"/runs/{_id(run_id)}/export")
+
+
+class RemoteSessions:
+    """A user's conversations, as `Workbench.sessions`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def list(
+        self, search: str = "", is_archived: bool = False, limit: int = 50, cursor: str | None = None
+    ) -> tuple[list[KeptSession], str | None]:
+        query = {"search": search, "archived": is_archived, "limit": limit, "cursor": cursor}
+        page = self._connection.get("/sessions", _SessionsPage, **query)
+        return page.sessions, page.cursor
+
+    def get(self, session_id: str) -> KeptSession:
+        return self._connection.get(f"/sessions/{_id(session_id)}", KeptSession)
+
+    def create(self, title: str = "") -> KeptSession:
+        return self._connection.ask("POST", "/sessions", KeptSession, {"title": title})
+
+    def rename(self, session_id: str, title: str) -> KeptSession:
+        return self._connection.ask("PATCH", f"/sessions/{_id(session_id)}", KeptSession, {"title": title})
+
+    def archive(self, session_id: str) -> KeptSession:
+        return self._connection.ask("POST", f"/sessions/{_id(session_id)}/archive", KeptSession, is_safe=True)
+
+    def restore(self, session_id: str) -> KeptSession:
+        return self._connection.ask("POST", f"/sessions/{_id(session_id)}/restore", KeptSession, is_safe=True)
+
+    def delete(self, session_id: str) -> None:
+        self._connection.ask("DELETE", f"/sessions/{_id(session_id)}", type(None))
+
+    def transcript(self, session_id: str) -> Session:
+        return self._connection.get(f"/sessions/{_id(session_id)}/turns", Session)
+
+    def stats(self, session_id: str) -> SessionStats:
+        return self._connection.get(f"/sessions/{_id(session_id)}/stats", SessionStats)
+
+    def artifacts(self, session_id: str) -> list[Artifact]:
+        return self._connection.get(f"/sessions/{_id(session_id)}/artifacts", list[Artifact])
+
+    def feedback(self, session_id: str) -> list[Feedback]:
+        return self._connection.get(f"/sessions/{_id(session_id)}/feedback", list[Feedback])
+
+    def export(self, session_id: str) -> str:
+        return "\n".join(self._connection.lines(f"/sessions/{_id(session_id)}/export"))
+
+    def import_(self, text: str | bytes) -> KeptSession:
+        raw = text.encode("utf-8") if isinstance(text, str) else text
+        headers = {"Content-Type": "application/octet-stream"}
+        return KeptSession.model_validate_json(self._connection.send("POST", "/sessions/import", raw, headers, {}))
+
+
+class RemotePrograms:
+    """What the server runs by name."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def list(self) -> list[ProgramInfo]:
+        return self._connection.get("/programs", _Programs).programs
+
+    def get(self, name: str) -> ProgramInfo:
+        return self._connection.get(f"/programs/{_id(name)}", ProgramInfo)
+
+
+class RemoteSettings:
+    """The settings of the server's Workbench, keys masked."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def get(self) -> list[ShownSetting]:
+        return self._connection.get("/settings", _Settings).settings
+
+    def patch(self, updates: Mapping[str, Any]) -> list[ShownSetting]:
+        """Change settings for the runs to come; all of them or none. Raises BadSettings."""
+        return self._connection.ask("PATCH", "/settings", _Settings, {"updates": dict(updates)}).settings
+
+
+class _Programs(BaseModel):
+    programs: list[ProgramInfo]
+
+
+class _Settings(BaseModel):
+    settings: list[ShownSetting]
+
+
+class RemoteContexts:
+    """Context values by the digest of their bytes."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def has(self, sha256: str) -> bool:
+        return self._state(sha256).is_complete
+
+    def upload(self, value: Value) -> dict[str, str]:
+        """Have it on the server, once; returns what a question names it by."""
+        kind = "text" if isinstance(value, str) else "json"
+        text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+        raw = text.encode("utf-8", "surrogatepass")
+        sha256 = hashlib.sha256(raw).hexdigest()
+        self.put(sha256, raw)
+        return {"sha256": sha256, "kind": kind}
+
+    def put(self, sha256: str, raw: bytes) -> None:
+        """Upload what the server does not have of it yet. Raises BadRequest when it is not what the digest says."""
+        tries = 0
+        while not (state := self._state(sha256)).is_complete:
+            pieces = (raw[at : at + PIECE_BYTES] for at in range(state.received, len(raw), PIECE_BYTES))
+            headers = {"Content-Type": "application/octet-stream", "Content-Length": str(len(raw) - state.received)}
+            try:
+                self._connection.send("PUT", f"/contexts/{sha256}", pieces, headers, {"offset": state.received})
+            except ServerUnavailable:
+                tries += 1
+                if tries == MOST_TRIES:
+                    raise
+
+    def _state(self, sha256: str) -> _Upload:
+        return self._connection.get(f"/contexts/{_id(sha256)}", _Upload)
+
+
+class _Upload(BaseModel):
+    is_complete: bool
+    received: int
+
+
+def _id(text: str) -> str:
+    return quote(text, safe="")

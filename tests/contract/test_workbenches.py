@@ -1,0 +1,222 @@
+"""One suite for a Workbench here and for one that a server holds."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+
+import pytest
+from worker_thread import WorkerThread
+
+from fleet_rlm_jupyter.domain.calls import fold
+from fleet_rlm_jupyter.domain.errors import (
+    BadRequest,
+    BadSettings,
+    KeyReused,
+    NoSuchRun,
+    NoSuchSession,
+    ServerUnavailable,
+    SessionBusy,
+)
+from fleet_rlm_jupyter.domain.events import Limits
+from fleet_rlm_jupyter.domain.question import Question
+from fleet_rlm_jupyter.remote import RemoteWorkbench
+from fleet_rlm_jupyter.testing import ScriptedEngine, code, scripted_workbench
+
+ASK = "SUBMIT(answer=str(len(context)) if isinstance(context, str) else ','.join(sorted(context)))"
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return ScriptedEngine(lambda prompt: code(ASK))
+
+
+@pytest.fixture(scope="module")
+def worker(engine):
+    thread = WorkerThread(scripted_workbench(engine))
+    yield thread
+    thread.close()
+
+
+@pytest.fixture(params=["here", "remote"])
+def bench(request, worker):
+    user = f"{request.param} {request.node.name}"
+    if request.param == "here":
+        return worker.bench.seen_by(user)
+    return RemoteWorkbench(worker.url, headers=worker.headers(user))
+
+
+def ask(bench, text="how long?", **more):
+    return bench.ask(Question(text, mode="rlm_only", **more))
+
+
+def test_a_question_is_answered_and_seen_while_it_is_worked_on(bench):
+    seen = []
+    run = bench.ask(Question("how long?", context="x" * 1000, mode="rlm_only"), watcher=seen.append)
+    ended = run.result(60)
+    assert (ended.status, ended.answer, ended.question) == ("done", "1000", "how long?")
+    assert ended.usage.calls == 1
+    assert [event.seq for event in seen] == list(range(len(seen)))
+    assert tuple(seen) == run.trace.events
+    assert run.tree().answer == "1000"
+    assert bench.runs.record(run.run_id) == ended
+
+
+@pytest.mark.parametrize(
+    ("context", "answer"),
+    [("", "0"), ("ü☃" * 10, "20"), ({"a": "1", "b/ü.txt": "2"}, "a,b/ü.txt"), ("y" * 3_000_000, "3000000")],
+    ids=["empty", "unicode", "texts by name", "three megabytes"],
+)  # fmt: skip
+def test_a_context_arrives_as_it_is(bench, context, answer):
+    assert ask(bench, context=context).result(60).answer == answer
+
+
+def test_files_become_a_context(bench, tmp_path):
+    (tmp_path / "one.txt").write_text("1234", encoding="utf-8")
+    assert ask(bench, paths=[tmp_path / "one.txt"]).result(60).answer == "4"
+
+
+def test_a_run_is_followed_from_any_event_and_read_again(bench):
+    run = ask(bench)
+    events = list(bench.follow(run.run_id))
+    run.result(60)
+    assert [event.seq for event in events] == list(range(len(events)))
+    assert list(bench.follow(run.run_id, 3)) == events[3:] == list(bench.runs.events(run.run_id, 3))
+    assert bench.runs.tree(run.run_id) == fold(events)
+    assert list(bench.runs.export(run.run_id)) == [event.encode() for event in events]
+
+
+def test_a_run_is_stopped(bench, engine):
+    engine._seconds = 0.5
+    try:
+        run = ask(bench)
+        run.cancel()
+        assert run.result(60).status == "cancelled"
+    finally:
+        engine._seconds = 0
+    bench.cancel(run.run_id)
+
+
+def test_limits_are_heeded(bench):
+    run = bench.ask(Question("q", mode="rlm_only"), Limits(seconds=0.000001))
+    assert run.result(60).status == "over_budget"
+
+
+def test_a_key_never_runs_twice(bench):
+    first = ask(bench, key="k")
+    first.result(60)
+    again = ask(bench, key="k")
+    assert again.run_id == first.run_id
+    assert again.result(60).answer == "0"
+    with pytest.raises(KeyReused):
+        ask(bench, text="another", key="k")
+
+
+def test_a_busy_session_refuses_or_queues(bench, engine):
+    session_id = bench.sessions.create("busy").session_id
+    engine._seconds = 0.3
+    try:
+        first = ask(bench, session_id=session_id)
+        with pytest.raises(SessionBusy):
+            ask(bench, session_id=session_id)
+        second = ask(bench, session_id=session_id, when_busy="queue")
+        assert second.result(60).status == "done"
+        assert first.is_finished
+    finally:
+        engine._seconds = 0
+
+
+def test_sessions_keep_what_was_said(bench):
+    made = bench.sessions.create("a title")
+    run = ask(bench, session_id=made.session_id)
+    ended = run.result(60)
+    deadline = time.monotonic() + 10
+    while not bench.session(made.session_id).turns and time.monotonic() < deadline:
+        threading.Event().wait(0.02)
+    assert [turn.run for turn in bench.session(made.session_id).turns] == [ended]
+    assert bench.sessions.transcript(made.session_id) == bench.session(made.session_id)
+    assert bench.sessions.stats(made.session_id).by_status == {"done": 1}
+    assert bench.sessions.rename(made.session_id, "other").title == "other"
+    found, cursor = bench.sessions.list(search="oth")
+    assert ([line.session_id for line in found], cursor) == ([made.session_id], None)
+    assert bench.sessions.archive(made.session_id).archived_at is not None
+    assert bench.sessions.list()[0] == []
+    assert bench.sessions.restore(made.session_id).archived_at is None
+    assert bench.runs.feedback(run.run_id, 1, comment="good").rating == 1
+    assert [given.comment for given in bench.sessions.feedback(made.session_id)] == ["good"]
+    copy = bench.sessions.import_(bench.sessions.export(made.session_id))
+    assert bench.session(copy.session_id).turns[0].message == "how long?"
+    bench.sessions.delete(made.session_id)
+    with pytest.raises(NoSuchSession):
+        bench.sessions.get(made.session_id)
+
+
+def test_what_is_not_there_is_told_alike(bench):
+    with pytest.raises(NoSuchRun):
+        bench.follow("r-0")
+    for verb in (bench.cancel, bench.runs.get, bench.runs.record, bench.runs.tree):
+        with pytest.raises(NoSuchRun):
+            verb("r-0")
+    with pytest.raises(NoSuchSession):
+        bench.session("s-0")
+    with pytest.raises(BadRequest):
+        bench.ask(" ")
+    with pytest.raises(BadRequest, match="given twice"):
+        bench.ask(Question("q", context="x", paths=["y"]))
+    with pytest.raises(BadRequest):
+        bench.answer(ask(bench).run_id, "c", "yes")
+
+
+def test_values_are_fetched_by_their_id(bench):
+    run = ask(bench)
+    run.result(60)
+    cell = next(call for call in run.tree().calls.values() if call.kind == "code")
+    assert bench.runs.value(run.run_id, cell.id, "code") == ASK
+
+
+def test_programs_run_by_their_name(bench):
+    assert [program.name for program in bench.programs.list()] == ["ask"]
+    assert bench.programs.get("ask").outputs == ["answer"]
+    assert bench.run("ask", {"context": "abc", "question": "q"}).result(60).status
+    with pytest.raises(BadRequest):
+        bench.run("nope", {})
+
+
+def test_settings_are_shown_and_changed_as_a_whole_or_not_at_all(bench):
+    def calls():
+        return next(setting.value for setting in bench.settings_view.get() if setting.name == "budget.calls")
+
+    before = calls()
+    bench.settings_view.patch({"budget.calls": 77})
+    assert calls() == 77
+    with pytest.raises(BadSettings):
+        bench.settings_view.patch({"budget.calls": 5, "model_seconds": -1})
+    assert calls() == 77
+    with pytest.raises(BadSettings):
+        bench.settings_view.patch({"daytona.api_key": "x"})
+    bench.settings_view.patch({"budget.calls": before})
+
+
+def test_contexts_are_kept_by_their_digest(bench):
+    raw = b"some text"
+    sha256 = hashlib.sha256(raw).hexdigest()
+    assert not bench.contexts.has(sha256)
+    bench.contexts.put(sha256, raw if isinstance(bench, RemoteWorkbench) else [raw])
+    assert bench.contexts.has(sha256)
+    with pytest.raises(BadRequest):
+        bench.contexts.put(hashlib.sha256(b"other").hexdigest(), raw if isinstance(bench, RemoteWorkbench) else [raw])
+
+
+def test_checks_say_what_works(bench):
+    assert {check.name for check in bench.check()} >= {"model", "sandbox", "store"}
+
+
+def test_a_server_that_is_not_there_is_told_so(monkeypatch):
+    monkeypatch.setattr("fleet_rlm_jupyter.connection.LONGEST_PAUSE", 0.1)
+    nobody = RemoteWorkbench("http://127.0.0.1:9/base/")
+    with pytest.raises(ServerUnavailable, match="does not answer"):
+        nobody.status()
+    for url in ("ftp://x", "localhost:8888", ""):
+        with pytest.raises(BadRequest):
+            RemoteWorkbench(url)
