@@ -80,11 +80,7 @@ async def serve(
         outside = OutsideGit(folders.base, owner) if footing.level != "L1" else None
         plane.open(sandboxes, volumes, outside, door.shut_for)
         await door.open(plane.web)
-        minute = options.minute_seconds
-        timers = [
-            asyncio.create_task(app.keep_time(sandboxes.tick, min(minute / 6, 5))),
-            asyncio.create_task(app.keep_time(sandboxes.watch_disk, min(max(minute / 12, 0.2), 5))),
-        ]
+        timers = _timers(sandboxes, options.minute_seconds)
         stop = _stop_signals(options)
         on_ready(about)
         lost = asyncio.create_task(spawner.lost.wait())
@@ -100,6 +96,13 @@ async def serve(
         with contextlib.suppress(subprocess.TimeoutExpired):
             await asyncio.to_thread(fork_server.process.wait, _FAREWELL_SECONDS)
         await asyncio.to_thread(remove_tree, folders.base)  # nothing is left of it, unless the fork server was killed
+
+
+def _timers(sandboxes: LocalSandboxes, minute: float) -> list[asyncio.Task[None]]:
+    return [
+        asyncio.create_task(app.keep_time(sandboxes.tick, min(minute / 6, 5))),
+        asyncio.create_task(app.keep_time(sandboxes.watch_disk, min(max(minute / 12, 0.2), 5))),
+    ]
 
 
 async def _choose(options: ServerOptions, folders: Folders, spawner: Spawner, owner: int | None) -> Footing:
