@@ -18,6 +18,7 @@ from typing import Any
 
 import dspy
 from kernel import kernel_figures
+from sandboxes import sandbox_table
 
 from fleet_rlm_jupyter.domain.ports import Role
 from fleet_rlm_jupyter.sandbox.daytona import DaytonaSandboxes
@@ -47,6 +48,7 @@ def main() -> None:
         _batch_figures(home)
     finally:
         home.close()
+    sandbox_table()
     print(f"\nload at the end {_load()}")
 
 
