@@ -107,7 +107,7 @@ class Workbench:
             self._session_id(asked.session_id), trusted_code=models.is_offline, can_answer=asked.can_answer
         )
         history = self._history(site.session_id) if asked.session_id is not None and not models.is_offline else None
-        program = Ask(site, asked.mode, notes, history)
+        program = Ask(site, asked.mode, notes, history, context.table)
         inputs = {"context": context.value, "question": text}
         program.prepare(inputs)
         request = Request(

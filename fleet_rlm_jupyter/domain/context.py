@@ -39,10 +39,14 @@ class Manifest:
 
 @dataclass(slots=True)
 class Context:
-    """What the REPL sees as `context`, and the manifest that is shown of it."""
+    """What the REPL sees as `context`, and the manifest that is shown of it.
+
+    `table` is the same as a DataFrame, for code that a model writes; `value` is its text, for everything else.
+    """
 
     value: Value
     manifest: Manifest
+    table: object | None = None
 
     @classmethod
     def of(cls, value: Value) -> Context:

@@ -48,13 +48,22 @@ class Ask:
     """Answers `question` over `context` (a text, or texts by path)."""
 
     def __init__(
-        self, site: Site, mode: Mode = "auto", notes: str = "", history: Callable[[], str] | None = None
+        self,
+        site: Site,
+        mode: Mode = "auto",
+        notes: str = "",
+        history: Callable[[], str] | None = None,
+        table: object | None = None,
     ) -> None:
-        """`history` is asked for when the run begins: what was said before in its session, for a model to read."""
+        """`table` stands for a context that is one, where a model writes the code.
+
+        `history` is asked for when the run begins: what was said before in its session, for a model to read.
+        """
         self.site = site
         self._mode: Mode = mode
         self._notes = notes
         self._history = history
+        self._table = table
 
     def prepare(self, inputs: dict[str, Any]) -> None:
         """Raise BadSettings or SandboxUnavailable now if there is nowhere to run code, and not in mid-run."""
@@ -84,6 +93,8 @@ class Ask:
         if before:
             inputs = {**inputs, "question": f"{inputs['question']}\n\n{before}"}
         if self._route(inputs).name == "rlm":
+            if self._table is not None and not self.site.models.is_offline:  # recipes read text
+                inputs = {**inputs, "context": self._table}
             return recursion.rlm(**inputs)
         return dspy.Predict("context, question -> answer")(
             context=_as_text(inputs["context"]), question=inputs["question"]

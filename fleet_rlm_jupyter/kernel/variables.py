@@ -46,7 +46,12 @@ def context_of(names: list[str], known: Mapping[str, object], limits: ContextSet
 def as_context(value: object, limits: ContextSettings, name: str = "context") -> Context:
     """`value` as a text or texts by name. Raises like `context_of`."""
     read = Manifest()
-    return _bounded(_value(value, limits, name, read), limits, read)
+    made = _bounded(_value(value, limits, name, read), limits, read)
+    if "pandas.DataFrame" in _kinds(value):
+        thing: Any = value
+        made.table = thing.copy()  # the next cell may change it while the question is still being answered
+        made.manifest.notes.append("a DataFrame where the sandbox has pandas, else a dict of columns; CSV for recipes")
+    return made
 
 
 def _value(value: object, limits: ContextSettings, name: str, read: Manifest) -> Value:
@@ -121,8 +126,7 @@ def _decoded(raw: bytes, name: str) -> str:
 def _table(value: object) -> str | None:
     """pandas, polars and NumPy by name: none of them is imported for a value that is not theirs."""
     thing: Any = value
-    kind = next((f"{base.__module__.split('.')[0]}.{base.__name__}" for base in type(value).__mro__[:-1]), "")
-    kinds = {f"{base.__module__.split('.')[0]}.{base.__name__}" for base in type(value).__mro__} | {kind}
+    kinds = _kinds(value)
     if "pandas.DataFrame" in kinds:
         return thing.to_csv(index=not _is_plain(thing.index))
     if kinds & {"pandas.Series", "pandas.Index"}:
@@ -135,6 +139,10 @@ def _table(value: object) -> str | None:
     if "polars.Series" in kinds:
         return thing.to_frame().write_csv()
     return _array(thing) if "numpy.ndarray" in kinds else None
+
+
+def _kinds(value: object) -> set[str]:
+    return {f"{base.__module__.split('.')[0]}.{base.__name__}" for base in type(value).__mro__}
 
 
 def _is_plain(index: Any) -> bool:

@@ -11,6 +11,7 @@ from types import TracebackType
 from fleet_rlm_jupyter.sandbox.codec import Frame
 
 MOST_MESSAGE = 10_000
+IDLE_SECONDS = 0.5
 
 
 class Reply:
@@ -38,27 +39,34 @@ class Callers:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self._waiting: collections.deque[Callable[[], None]] = collections.deque()
-        self._busy = 0
+        self._threads = self._idle = 0
 
     def submit(self, job: Callable[[], None]) -> None:
-        with self._lock:
+        with self._changed:
             self._waiting.append(job)
-            if self._busy >= self._most:
+            if len(self._waiting) <= self._idle:
+                self._changed.notify()
                 return
-            self._busy += 1
+            if self._threads >= self._most:
+                return
+            self._threads += 1
         threading.Thread(target=self._work, name="fleet-call", daemon=True).start()
 
     def close(self) -> None:
-        with self._lock:
+        with self._changed:
             self._waiting.clear()
 
     def _work(self) -> None:
         while True:
-            with self._lock:
-                if not self._waiting:
-                    self._busy -= 1
+            with self._changed:
+                self._idle += 1
+                # Calls come one after the other: a thread that stays a moment is there for the next.
+                is_due = self._changed.wait_for(lambda: self._waiting, IDLE_SECONDS)
+                self._idle -= 1
+                if not is_due:
+                    self._threads -= 1
                     return
                 job = self._waiting.popleft()
             job()

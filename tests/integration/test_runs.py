@@ -5,13 +5,15 @@ from __future__ import annotations
 import threading
 import time
 
+import pandas
 import pytest
 
 from fleet_rlm_jupyter.domain.calls import CallTree
 from fleet_rlm_jupyter.domain.errors import BadRequest
 from fleet_rlm_jupyter.domain.session import Run
+from fleet_rlm_jupyter.kernel.variables import context_of
 from fleet_rlm_jupyter.sandbox.daytona import DaytonaSandboxes
-from fleet_rlm_jupyter.settings import Settings
+from fleet_rlm_jupyter.settings import ContextSettings, Settings
 from fleet_rlm_jupyter.testing import ScriptedEngine, UnisolatedSandboxes, code, scripted_workbench
 from fleet_rlm_jupyter.workbench import LiveRun, Question
 
@@ -188,6 +190,24 @@ def test_a_batch_runs_sixteen_at_a_time_by_default(home):
     run, _ = finish(live)
     assert run.answer == " ".join(f"{i:02}" for i in range(32))
     assert engine.most_in_flight == 16
+
+
+def test_a_table_of_the_notebook_is_one_in_the_sandbox_and_text_for_a_plain_call(isolated):
+    frame = pandas.DataFrame({"n": [20, 22], "name": ["Ann", "Zoë"]})
+    context = context_of(["sales"], {"sales": frame}, ContextSettings())
+    frame.loc[0, "n"] = -1  # what the notebook does meanwhile is not seen
+    planner = [code("print(type(context).__name__)"), code("SUBMIT(answer=str(sum(context['n'])))")]
+    live = scripted_workbench(ScriptedEngine(planner), home=isolated).ask(
+        Question("sum?", context=context, mode="rlm_only")
+    )
+    run, tree = finish(live)
+    assert run.answer == "42"
+    printed = "".join(call.texts.get("stdout", "") for call in tree.calls.values()).split()
+    assert printed in (["DataFrame"], ["dict"]), "by the Python that the sandbox has"
+    plain = ScriptedEngine(lambda _: "[[ ## answer ## ]]\nread\n\n[[ ## completed ## ]]")
+    run, _ = finish(scripted_workbench(plain, home=isolated).ask(Question("?", context=context, mode="direct")))
+    assert run.answer == "read"
+    assert "20,Ann" in plain.prompts[0]
 
 
 def test_cancel_while_a_cell_runs_ends_the_run_within_a_second(isolated):

@@ -26,7 +26,8 @@ def page() -> str:
         "## Variables as contexts",
         "| a variable that is | becomes |\n|---|---|\n"
         "| text, bytes in UTF-8 | that text |\n"
-        "| DataFrame, Series | CSV; the index only where it says something |\n"
+        "| DataFrame alone | a DataFrame in a sandbox that has pandas, else a dict of columns; CSV for recipes and "
+        "plain calls |\n| DataFrame among others, Series | CSV; the index only where it says something |\n"
         "| NumPy array | a value a line, a row a line, nested JSON from three dimensions on |\n"
         "| list, tuple, set | a text a line, or a JSON value a line |\n"
         "| dict of texts, tables and paths | texts by name |\n"
