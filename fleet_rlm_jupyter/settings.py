@@ -193,6 +193,8 @@ class Settings(_Group):
     daytona: DaytonaSettings = DaytonaSettings()
     context: ContextSettings = ContextSettings()
     store: StoreSettings = StoreSettings()
+    server_url: Url | None = Field(default=None, description="Jupyter server where a notebook's questions run")
+    server_token: SecretStr | None = Field(default=None, description="token of that server")
     provider_keys: dict[str, SecretStr] = Field(default={}, description="keys from the providers' own variables")
 
     @classmethod
@@ -361,9 +363,17 @@ def folder_of(settings: StoreSettings) -> Path:
     return Path(url.removeprefix("sqlite:///")).parent if url.startswith("sqlite:///") else data_folder()
 
 
+def kernel_variables() -> dict[str, str]:
+    """What Jupyter and a Hub tell a kernel about where it runs, by the names of the variables; unset ones are empty."""
+    names = ("JPY_PARENT_PID", "JUPYTERHUB_SERVICE_URL", "JUPYTERHUB_API_TOKEN")
+    return {name: os.environ.get(name, "") for name in names}
+
+
 def child_environment(**more: str) -> dict[str, str]:
-    """This process's environment for a server of ours, with `more`; provider keys stay behind."""
-    secret = {name for names in ALSO.values() for name in names} | {variable("api_key"), variable("daytona.api_key")}
+    """This process's environment for a server of ours, with `more`; keys and tokens stay behind."""
+    own = ("api_key", "daytona.api_key", "server_token")
+    secret = {name for names in ALSO.values() for name in names} | {variable(name) for name in own}
+    secret |= {"JUPYTERHUB_API_TOKEN", "JPY_API_TOKEN", "JUPYTER_TOKEN"}
     return {**{name: value for name, value in os.environ.items() if name not in secret}, **more}
 
 

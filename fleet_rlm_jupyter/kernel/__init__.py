@@ -8,7 +8,18 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-_MODULES = {"arguments", "bundle", "completion", "display", "handles", "magics", "page", "programs", "variables"}
+_MODULES = {
+    "arguments",
+    "bundle",
+    "completion",
+    "connect",
+    "display",
+    "handles",
+    "magics",
+    "page",
+    "programs",
+    "variables",
+}
 
 
 def __getattr__(name: str) -> Any:

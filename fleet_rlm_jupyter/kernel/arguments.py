@@ -57,6 +57,7 @@ SETTINGS = ("model", "sub_model", "api_base")
 
 SUBCOMMANDS = {
     "status": "What is configured and what is running.",
+    "connect": "Name the Jupyter server: `%fleet connect URL`; without URL: the one that started this kernel, if any.",
     "runs": "The newest runs, those of earlier kernels too: `%fleet runs [WORDS]` searches.",
     "replay": "Show a run again, also of an earlier kernel; the last by default: `%fleet replay [RUN_ID] [--speed N]`.",
     "doctor": "Say what is configured, from where, whether it works, and what to do next.",

@@ -14,7 +14,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, cell_magic, line_cell_magic, magics_class
 
 import fleet_rlm_jupyter as fleet
-from fleet_rlm_jupyter.kernel.arguments import CellArguments, cell_help, line_help, parse, split
+from fleet_rlm_jupyter.kernel.arguments import SUBCOMMANDS, CellArguments, cell_help, line_help, parse, split
 from fleet_rlm_jupyter.kernel.completion import matcher
 
 _WARM = ("fleet_rlm_jupyter.kernel.display", "daytona")
@@ -108,6 +108,7 @@ class FleetMagics(Magics):
         name, *words = split(line) or ["help"]
         commands = {
             "status": self._status,
+            "connect": self._connect,
             "runs": self._runs,
             "replay": self._replay,
             "doctor": self._doctor,
@@ -119,7 +120,7 @@ class FleetMagics(Magics):
         if name not in commands:
             raise fleet.ForUser(
                 f"there is no %fleet {name}",
-                f"it is one of {', '.join(list(commands)[:6])}; to ask, begin the cell with %%fleet",
+                f"it is one of {', '.join(SUBCOMMANDS)}; to ask, begin the cell with %%fleet",
             )
         commands[name](words)
 
@@ -131,11 +132,31 @@ class FleetMagics(Magics):
         bench = book.bench()
         models = bench.models()
         running = [handle for handle in book.handles if handle.status == "running"]
+        print(f"server:  {_server_line(fleet.kernel.connect.find_server(bench.settings))}")
         print(f"model:   {models.label} — {models.source}")
         print(f"sandbox: {bench.sandboxes(trusted_code=models.is_offline).isolation.label}")
         print(f"runs:    {len(book.handles)} asked, {len(running)} running")
         for handle in running:
             print(f"         {handle.run_id}  {handle.mask(_short(handle.live.question))}")
+
+    def _connect(self, words: list[str]) -> None:
+        book = _notebook()
+        if not words:
+            book.overrides.pop("server_url", None)
+            print(_server_line(fleet.kernel.connect.find_server(book.bench().settings)))
+            return
+        url = fleet.kernel.connect.base_of(" ".join(words))
+        if "token=" in words[0]:
+            raise fleet.ForUser(
+                "a token does not belong in a notebook, which is saved",
+                "put it into the environment: import os, getpass; os.environ['FLEET_SERVER_TOKEN'] = getpass.getpass()",
+            )
+        settings = book.bench({"server_url": url}).settings
+        found = fleet.kernel.connect.find_server(settings)
+        if found.server is None:
+            raise fleet.ForUser(found.reason, "look at its address; %fleet connect alone forgets a name")
+        book.overrides["server_url"] = url
+        print(_server_line(found))
 
     def _runs(self, words: list[str]) -> None:
         book = _notebook()
@@ -193,7 +214,7 @@ class FleetMagics(Magics):
             _print_settings(bench, fleet.domain.masking.Mask.of(bench.settings), only=words[0] if words else None)
 
     def _set(self, book: Any, name: str, value: str) -> None:
-        if name.endswith("api_key") or name.startswith("provider_keys"):
+        if name.endswith(("api_key", "_token")) or name.startswith("provider_keys"):
             raise fleet.ForUser(
                 "a key does not belong in a notebook, which is saved",
                 "put it into the environment or a .env beside the notebook",
@@ -265,6 +286,12 @@ def _tree_as_text(tree: Any, printer: Any, is_cycle: bool) -> None:
 
 def _tree_as_html(tree: Any) -> str:
     return fleet.kernel.page.tree_html(tree, _mask())
+
+
+def _server_line(found: Any) -> str:
+    if found.server is not None:
+        return f"{found.server.url} ({found.server.source})"
+    return f"none: {found.reason}" if found.reason else "none"
 
 
 def _mask() -> Any:

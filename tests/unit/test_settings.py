@@ -72,6 +72,7 @@ def test_every_setting_can_come_from_its_variable(name, folder):
         "sandbox.level": "L1",
         "daytona.api_url": "https://x/api",
         "api_base": "http://x/v1",
+        "server_url": "http://x/",
         "sandbox.env": "A=1",
         "sandbox.warm": "3",
         "store.url": "sqlite:////tmp/x/fleet.db",
