@@ -47,9 +47,7 @@ async def serve(
     on_ready: Callable[[dict[str, object]], None],
 ) -> bool:
     """Serve until SIGTERM, SIGINT or the parent's end, and then return true; false if the fork server was lost.
-
-    Raises NotIsolated or OSError before it is ready.
-    """
+    Raises NotIsolated or OSError before it is ready."""
     relay: list[LocalSandboxes] = []
     spawner = Spawner(fork_server.control, lambda identifier: relay[0].on_exit(identifier) if relay else None)
     await spawner.listen()
