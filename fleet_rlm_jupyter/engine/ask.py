@@ -95,7 +95,8 @@ class Ask:
         if self._route(inputs).name == "rlm":
             if self._table is not None and not self.site.models.is_offline:  # recipes read text
                 inputs = {**inputs, "context": self._table}
-            return recursion.rlm(**inputs)
+
+            return recursion.answer(**inputs)
         return dspy.Predict("context, question -> answer")(
             context=_as_text(inputs["context"]), question=inputs["question"]
         )

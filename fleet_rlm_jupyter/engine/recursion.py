@@ -20,7 +20,7 @@ from dspy.utils.exceptions import DSPyError
 
 from fleet_rlm_jupyter.domain.budget import Budget
 from fleet_rlm_jupyter.domain.errors import BadRequest, DepthExceeded, ErrorText, FleetError, ToolFailed
-from fleet_rlm_jupyter.domain.events import QuestionAsked, SandboxChanged, SandboxState, preview
+from fleet_rlm_jupyter.domain.events import Log, QuestionAsked, SandboxChanged, SandboxState, preview
 from fleet_rlm_jupyter.domain.ports import EXECUTION_INSTRUCTIONS, Interpreter, Role, Sandboxes
 from fleet_rlm_jupyter.engine.controls import Controls
 from fleet_rlm_jupyter.engine.failures import explained
@@ -83,11 +83,20 @@ class Recursion:
             interpreter_factory=self.factory,
         )
 
+    def answer(self, **inputs: Any) -> dspy.Prediction:
+        """What the RLM says; an answer that it never submitted is marked in the trace."""
+        found = self.rlm(**inputs)
+        # dspy<3.5: the only sign that its steps ran out and a last call drew the answer from them.
+        if found.get("final_reasoning") == "Extract forced final output":
+            text = f"no answer was submitted in {MAX_ITERS} steps: this one was drawn from what the steps printed"
+            self.recorder.note(Log(level="warning", text=text))
+        return found
+
     def sub_rlm(self, prompt: str, context: Any = "") -> str:
         """Answer `prompt` over `context` (text, or a dict of texts) with a child RLM in a sandbox of its own."""
         if not isinstance(prompt, str) or not prompt.strip():
             raise ToolFailed("sub_rlm needs a prompt", "say what the child should find out")
-        return str(self.rlm(context=context, question=prompt).answer)
+        return str(self.answer(context=context, question=prompt).answer)
 
     def sub_rlm_batched(self, prompts: list[str], contexts: list[Any] | None = None) -> list[Any]:
         """Answer prompts[i] over contexts[i] in parallel, order kept; one that fails is {"error": {…}} in its place."""

@@ -1,11 +1,15 @@
-"""Real HTTP against a local OpenAI-compatible server: what the model answers, refuses and fails to say."""
+"""Real HTTP against a local OpenAI-compatible server, over both engines: answers, refusals, failures."""
 
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import dspy
 import pytest
 from dspy.clients.backend_selection import select_backend
 from llmock.pytest_plugin import LLMock
@@ -24,9 +28,11 @@ def server():
         yield running
 
 
-@pytest.fixture
-def provider(server):
+@pytest.fixture(params=["native", "LiteLLM"])
+def provider(server, request):
+    """The mock, reached by DSPy's own engine or through LiteLLM."""
     mock = LLMock(server)
+    mock.route = request.param
     yield mock
     mock.reset()
 
@@ -35,10 +41,18 @@ def answer(text: str) -> str:
     return f"[[ ## answer ## ]]\n{text}\n\n[[ ## completed ## ]]"
 
 
-def ask(provider: LLMock, mode: str = "direct", **settings) -> Run:
-    given = {"model": "gpt-test", "api_base": provider.base_url(), "model_retries": 0, **settings}
+def bench_for(provider: LLMock, **settings) -> Workbench:
+    native = {"model": "gpt-test", "api_base": provider.base_url()}
+    through = {"model": "together_ai/gpt-test", "api_base": provider.base_url("together")}
+    given = {**(native if provider.route == "native" else through), "model_retries": 0, **settings}
     bench = Workbench(load(given, environ={}), UnisolatedSandboxes())
-    return bench.ask(Question("how many?", context="there are 42", mode=mode)).result(60)
+    assert select_backend(bench.models().planner).native == (provider.route == "native")
+    return bench
+
+
+def ask(provider: LLMock, mode: str = "direct", **settings) -> Run:
+    bench = bench_for(provider, **settings)
+    return bench.ask(Question("how many?", context="there are 42", mode=mode)).result(90)
 
 
 def test_an_answer_comes_back_with_the_tokens_the_server_counted(provider):
@@ -48,7 +62,7 @@ def test_an_answer_comes_back_with_the_tokens_the_server_counted(provider):
     assert run.usage.calls == 1
     assert run.usage.tokens_in
     assert run.usage.cost is None, "a server of one's own has no price list"
-    assert run.model == "gpt-test"
+    assert run.model.endswith("gpt-test")
 
 
 def test_a_recursive_run_goes_over_http_too(provider):
@@ -62,47 +76,89 @@ def test_a_recursive_run_goes_over_http_too(provider):
 
 def test_the_answer_is_seen_as_it_arrives_and_on_the_call_that_gives_it(provider):
     provider.pace(30)
-    provider.reply(answer("forty-two, and here are some more words so that it takes a while"))
-    bench = Workbench(load({"model": "gpt-test", "api_base": provider.base_url()}, environ={}), UnisolatedSandboxes())
-    live = bench.ask(Question("how many?", context="there are 42", mode="direct"))
-    assert live.result(60).status == "done"
+    text = answer("forty-two, and here are some more words so that it takes a while")
+    provider.reply(text)
+    live = bench_for(provider).ask(Question("how many?", context="there are 42", mode="direct"))
+    assert live.result(90).status == "done"
     events = live.trace.events
     pieces = [event for event in events if event.fact.type == "call.text" and event.fact.channel == "answer"]
     ended = next(event.seq for event in events if event.fact.type == "call.ended")
     assert len(pieces) >= 2, "it comes in more than one piece"
     assert all(piece.seq < ended for piece in pieces)
     (call,) = live.tree().calls.values()
-    assert call.texts["answer"] == answer("forty-two, and here are some more words so that it takes a while")
+    assert call.texts["answer"] == text
 
 
-@pytest.mark.parametrize("fault", ["disconnect", "truncate", "corrupt"])
-def test_an_answer_that_breaks_off_is_a_failure_and_never_half_an_answer(provider, fault):
-    provider.reply(answer("forty-two and many more words"), times=None)
-    getattr(provider, fault)(after_chunks=2, times=None)
-    run = ask(provider)
+ADD = {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}, "required": ["a", "b"]}
+TOOL = {"type": "function", "function": {"name": "add", "description": "Add two numbers.", "parameters": ADD}}
+
+
+class Chooser(dspy.Module):
+    """Lets the model choose a tool, by the provider's own tool calls."""
+
+    def forward(self, question: str) -> dspy.Prediction:
+        (reply,) = dspy.settings.lm(messages=[{"role": "user", "content": question}], tools=[TOOL])
+        (call,) = reply["tool_calls"]
+        chosen = call["function"] if isinstance(call, dict) else call.function.model_dump()
+        return dspy.Prediction(answer=f"{chosen['name']} {chosen['arguments']}")
+
+
+def test_a_tool_call_of_the_model_comes_back_with_its_arguments(provider):
+    provider.call_tool("add", {"a": 40, "b": 2})
+    run = bench_for(provider).run(Chooser(), {"question": "how many?"}).result(90)
+    assert run.status == "done", run.error
+    assert run.answer == 'add {"a": 40, "b": 2}'
+    assert provider.requests[0].body["tools"] == [TOOL]
+    assert run.usage.calls == 1
+
+
+def broken(provoke):
+    """A long answer on whose way something happens."""
+
+    def provoked(mock: LLMock) -> None:
+        mock.reply(answer("forty-two and many more words"), times=None)
+        provoke(mock)
+
+    return provoked
+
+
+FORM = "did not have the form"
+FAULTS = {
+    "401": (lambda mock: mock.add(Fail(401, times=None)), "refused the key", "provider's key"),
+    "402": (lambda mock: mock.add(Fail(402, times=None)), "no credit", "another model"),
+    "404": (lambda mock: mock.add(Fail(404, times=None)), "does not know the model", "FLEET_MODEL"),
+    "400": (lambda mock: mock.add(Fail(400, times=None)), "refused the request", "max_tokens"),
+    "429": (lambda mock: mock.rate_limit(times=None, retry_after=0.01), "too many requests", "budget.batch"),
+    "500": (lambda mock: mock.add(Fail(500, times=None)), "error of its own", "in a while"),
+    "503": (lambda mock: mock.outage(), "error of its own", "in a while"),
+    "a prompt too long": (lambda mock: mock.context_overflow(times=None), "model's window", "larger one"),
+    "an empty answer": (lambda mock: mock.reply("", times=None), "answered nothing", "max_tokens"),
+    "a slow server": (lambda mock: mock.delay(5), "in time", "model_seconds"),
+    "a stream that stalls": (
+        broken(lambda mock: mock.stall(after_chunks=2, seconds=5, times=None)),
+        "in time",
+        "seconds",
+    ),
+    "a line that breaks": (broken(lambda mock: mock.disconnect(after_chunks=2, times=None)), "broke off", "again"),
+    "a cut stream": (broken(lambda mock: mock.truncate(after_chunks=2, times=None)), "broke off", "again"),
+    # LiteLLM leaves out a chunk that it cannot read: what is left has not the form.
+    "a malformed body": (broken(lambda mock: mock.corrupt(after_chunks=2, times=None)), f"is no answer|{FORM}", ""),
+    "an answer in prose": (lambda mock: mock.reply("Forty-two, I think.", times=None), FORM, "larger model"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_failure_is_said_in_the_same_words_with_its_next_step_and_is_never_half_an_answer(provider, fault):
+    provoke, text, hint = FAULTS[fault]
+    provoke(provider)
+    run = ask(provider, model_seconds=0.5 if "in time" in text else 60)
     assert run.status == "failed"
     assert run.answer is None
     assert run.error is not None
     assert run.error.code == "model_failed"
+    assert re.search(text, run.error.text), run.error
+    assert hint in run.error.hint
     assert run.error.hint
-
-
-def test_a_servers_own_failure_is_said(provider):
-    provider.add(Fail(500, times=None))
-    run = ask(provider)
-    assert run.status == "failed"
-    assert run.error is not None
-    assert "error of its own" in run.error.text
-
-
-def test_a_refused_key_is_said_with_the_next_step(provider):
-    provider.add(Fail(401, times=None))
-    run = ask(provider)
-    assert run.status == "failed"
-    assert run.error is not None
-    assert run.error.code == "model_failed"
-    assert "refused the key" in run.error.text
-    assert "key" in run.error.hint
 
 
 def test_too_many_requests_are_tried_again_after_the_time_the_server_names(provider):
@@ -113,27 +169,54 @@ def test_too_many_requests_are_tried_again_after_the_time_the_server_names(provi
     provider.assert_resilient()
 
 
-def test_too_many_requests_for_too_long_is_said_with_the_next_step(provider):
-    provider.rate_limit(times=None, retry_after=0.01)
-    run = ask(provider)
-    assert run.status == "failed"
-    assert run.error is not None
-    assert "too many requests" in run.error.text
+def test_a_failure_of_the_server_is_tried_again_and_a_refused_key_is_not(provider):
+    provider.add(Fail(500, times=1))
+    provider.reply(answer("42"))
+    assert ask(provider, model_retries=1).status == "done"
+    before = len(provider.requests)
+    provider.add(Fail(401, times=None))
+    assert ask(provider, model_retries=3).status == "failed"
+    assert len(provider.requests) == before + 1
 
 
-def test_a_server_that_is_too_slow_is_said_with_the_setting_to_raise(provider):
-    provider.delay(5)
-    run = ask(provider, model_seconds=0.3)
-    assert run.status == "failed"
-    assert run.error is not None
-    assert run.error.code == "model_failed"
-    assert "model_seconds" in run.error.hint or "api_base" in run.error.hint
+def test_the_planner_and_the_sub_model_are_told_apart(provider):
+    provider.reply(code("print(llm_query(prompt='what?'))"))
+    provider.reply("forty-two")
+    provider.reply(code("SUBMIT(answer='42')"))
+    prefix = "" if provider.route == "native" else "together_ai/"
+    run = ask(provider, mode="rlm_only", sub_model=prefix + "small-test")
+    assert run.status == "done"
+    assert [request.model for request in provider.requests] == ["gpt-test", "small-test", "gpt-test"]
+    assert "small-test" in run.model
 
 
-def test_an_empty_answer_is_a_failure(provider):
-    provider.reply("", times=None)
-    run = ask(provider)
-    assert run.status == "failed"
+@pytest.mark.parametrize("provider", ["native"], indirect=True)
+@pytest.mark.parametrize(
+    "model", ["m", "openai/m", "ollama/m", "ollama_chat/m", "hosted_vllm/m", "lm_studio/m", "vllm/m"]
+)
+def test_ollama_and_other_servers_of_ones_own_are_reached_by_their_address(provider, model):
+    provider.reply(answer("42"))
+    run = ask(provider, model=model)
+    assert (run.status, run.answer) == ("done", "42"), run.error
+    assert [request.model for request in provider.requests] == ["m"]
+
+
+NATIVE_RUN = """
+import os, sys
+from fleet_rlm_jupyter.settings import load
+from fleet_rlm_jupyter.testing import UnisolatedSandboxes
+from fleet_rlm_jupyter.workbench import Question, Workbench
+settings = load({"model": "m", "api_base": sys.argv[1]}, environ={})
+run = Workbench(settings, UnisolatedSandboxes()).ask(Question("how many?", context="42", mode="direct")).result(60)
+print(run.status, "litellm" in sys.modules, os.environ["LITELLM_LOCAL_MODEL_COST_MAP"])
+"""
+
+
+@pytest.mark.parametrize("provider", ["native"], indirect=True)
+def test_a_native_route_never_loads_litellm_and_price_lists_stay_on_this_machine(provider):
+    provider.reply(answer("42"))
+    said = subprocess.check_output([sys.executable, "-c", NATIVE_RUN, provider.base_url()], text=True, timeout=60)
+    assert said.split() == ["done", "False", "True"]
 
 
 def test_a_server_that_is_not_there_is_said_with_the_address_to_check():
@@ -183,58 +266,3 @@ def test_no_key_is_sent_to_an_address_it_was_not_given_for(eavesdropper):
         assert run.status == "done"
         assert heard[-1]["Authorization"] == expected
         assert "sk-" not in run.model_dump_json()
-
-
-def test_the_planner_and_the_sub_model_are_told_apart(provider):
-    provider.reply(code("print(llm_query(prompt='what?'))"))
-    provider.reply("forty-two")
-    provider.reply(code("SUBMIT(answer='42')"))
-    run = ask(provider, mode="rlm_only", sub_model="small-test")
-    assert run.status == "done"
-    assert [request.model for request in provider.requests] == ["gpt-test", "small-test", "gpt-test"]
-    assert "small-test" in run.model
-
-
-def ask_through_litellm(server: LLMockServer, **settings) -> Run:
-    given = {"model": "together_ai/test", "api_base": server.base_url("together"), "model_retries": 0, **settings}
-    bench = Workbench(load(given, environ={}), UnisolatedSandboxes())
-    assert not select_backend(bench.models().planner).native, "this provider goes through LiteLLM"
-    return bench.ask(Question("how many?", context="there are 42", mode="direct")).result(90)
-
-
-LITELLM_FAULTS = {
-    "a refused key": (lambda mock: mock.add(Fail(401, times=None)), "refused the key"),
-    "too many requests": (lambda mock: mock.rate_limit(times=None, retry_after=0.01), "too many requests"),
-    "its own failure": (lambda mock: mock.add(Fail(500, times=None)), "error of its own"),
-    "an empty answer": (lambda mock: mock.reply("", times=None), ""),
-    "a line that breaks": (lambda mock: mock.disconnect(after_chunks=2, times=None), ""),
-    "a stream that is cut": (lambda mock: mock.truncate(after_chunks=2, times=None), ""),
-    "a body that is no JSON": (lambda mock: mock.corrupt(after_chunks=2, times=None), ""),
-}
-
-
-def test_through_litellm_an_answer_comes_back_too(server, provider):
-    provider.reply(answer("42"))
-    run = ask_through_litellm(server)
-    assert (run.status, run.answer) == ("done", "42")
-
-
-@pytest.mark.parametrize("fault", LITELLM_FAULTS)
-def test_through_litellm_failures_are_said_in_the_same_words(server, provider, fault):
-    provoke, text = LITELLM_FAULTS[fault]
-    provoke(provider)
-    run = ask_through_litellm(server)
-    assert run.status == "failed"
-    assert run.answer is None
-    assert run.error is not None
-    assert run.error.code == "model_failed"
-    assert text in run.error.text
-    assert run.error.hint
-
-
-def test_through_litellm_a_slow_server_is_said(server, provider):
-    provider.delay(5)
-    run = ask_through_litellm(server, model_seconds=0.5)
-    assert run.status == "failed"
-    assert run.error is not None
-    assert "in time" in run.error.text or "could not be reached" in run.error.text
