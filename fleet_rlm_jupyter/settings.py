@@ -120,7 +120,12 @@ class SandboxSettings(_Group):
     warm: int | None = Field(
         default=None, ge=0, description="sandboxes kept ready for children; 4 on the local server, none at Daytona"
     )
-    memory_mb: int = Field(default=2048, ge=128, description="memory of each process in a local sandbox, in MB")
+    memory_mb: int = Field(
+        default=2048,
+        ge=128,
+        description="memory of each process in a local sandbox, and of all together where control groups are "
+        "delegated, in MB",
+    )
     cell_seconds: float = Field(
         default=300, gt=0, description="seconds one cell may run, waiting for sub-calls left out"
     )

@@ -28,7 +28,7 @@ while True:
 def tight(request: pytest.FixtureRequest) -> Iterator[Server]:
     with tempfile.TemporaryDirectory() as data:
         Path(data).chmod(0o755)
-        made = start(Path(data), request.param, "--memory-mb", "150", "--disk-mb", "30", "--minute-seconds", "1")
+        made = start(Path(data), request.param, "--memory-mb", "150", "--disk-mb", "30", "--minute-seconds", "4")
         yield made
         assert made.end() == 0
 
