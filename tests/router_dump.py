@@ -1,7 +1,8 @@
-"""A server extension of the tests: writes down what the server's live router leads to."""
+"""A server extension of the tests: tells what the server's live router leads to, and what its process has loaded."""
 
 import json
 import os
+import sys
 from pathlib import Path
 
 from tornado import web
@@ -9,6 +10,13 @@ from tornado import web
 
 def _load_jupyter_server_extension(serverapp):
     serverapp.io_loop.add_callback(dump, serverapp.web_app)
+    path = serverapp.web_app.settings["base_url"] + "modules"
+    serverapp.web_app.add_handlers(".*$", [(path, ModulesHandler)])
+
+
+class ModulesHandler(web.RequestHandler):
+    def get(self):
+        self.finish(json.dumps(sorted(sys.modules)))
 
 
 def dump(app):
