@@ -120,6 +120,16 @@ class SandboxSettings(_Group):
     warm: int | None = Field(
         default=None, ge=0, description="sandboxes kept ready for children; 4 on the local server, none at Daytona"
     )
+    volume: str = Field(
+        default="fleet-rlm", min_length=1, description="volume that holds the sessions' files; none to do without one"
+    )
+    children: Literal["auto", "fork", "clean", "context"] = Field(
+        default="auto",
+        description="a child's sandbox: a fork of its parent's, a clean one, or a new REPL in the same one",
+    )
+    fork_fallback: Literal["clean", "fail"] = Field(
+        default="clean", description="what a child gets where a fork was asked for and cannot be had"
+    )
     memory_mb: int = Field(
         default=2048,
         ge=128,

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import itertools
+import json
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import dspy
 from dspy import lm15
 
-from fleet_rlm_jupyter.domain.events import Limits
-from fleet_rlm_jupyter.domain.ports import Allocation, Interpreter, Isolation, OnOutput, Role, Sandboxes
+from fleet_rlm_jupyter.domain.events import Limits, SandboxChanged, SandboxState
+from fleet_rlm_jupyter.domain.ports import Allocation, Files, Interpreter, Isolation, OnFact, OnOutput, Role, Sandboxes
 from fleet_rlm_jupyter.engine.models import ANSWER, Models
+from fleet_rlm_jupyter.sandbox import volume_tool
+from fleet_rlm_jupyter.sandbox.files import VolumeFiles
 from fleet_rlm_jupyter.settings import Settings, StoreSettings
 from fleet_rlm_jupyter.workbench import Workbench
 
@@ -136,26 +140,50 @@ class UnisolatedSandboxes:
         self.live = 0
         self.most_live = 0
         self.opened: list[Role] = []
+        self._folder = tempfile.TemporaryDirectory(prefix="fleet-files-")
 
     @property
     def isolation(self) -> Isolation:
         return Isolation("L1", "a plain subprocess (tests only)")
 
-    def open(self, role: Role, on_output: OnOutput | None = None) -> Interpreter:
+    def open(self, role: Role, on_output: OnOutput | None = None, on_fact: OnFact | None = None) -> Interpreter:
         with self._lock:
             self.opened.append(role)
-            return _PlainInterpreter(self, f"plain-{next(self._numbers)}")
+            return _PlainInterpreter(self, f"plain-{next(self._numbers)}", on_fact)
 
-    def child(self, parent_id: str, role: Role, on_output: OnOutput | None = None) -> Interpreter:
-        return self.open(role, on_output)
+    def child(
+        self, parent_id: str, role: Role, on_output: OnOutput | None = None, on_fact: OnFact | None = None
+    ) -> Interpreter:
+        return self.open(role, on_output, on_fact)
+
+    def files(self, session_id: str) -> Files:
+        folder = Path(self._folder.name) / session_id
+        return VolumeFiles(lambda make: FolderPlace(folder) if make or folder.is_dir() else None)
 
     def close(self) -> None:
-        """Each interpreter is shut down by whoever opened it."""
+        """Each interpreter is shut down by whoever opened it; the files go."""
+        self._folder.cleanup()
 
     def count(self, change: int) -> None:
         with self._lock:
             self.live += change
             self.most_live = max(self.most_live, self.live)
+
+
+class FolderPlace:
+    """A folder of this machine with a volume's roots in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def ask(self, do: str, **given: Any) -> Any:
+        return json.loads(volume_tool.answer(json.dumps({"do": do, "base": str(self._folder), **given})))
+
+    def get(self, path: str) -> bytes:
+        return (self._folder / path).read_bytes()
+
+    def put(self, path: str, data: bytes) -> None:
+        (self._folder / path).write_bytes(data)
 
 
 class MemoryAllocations:
@@ -190,8 +218,9 @@ class MemoryAllocations:
 
 
 class _PlainInterpreter(dspy.LocalInterpreter):
-    def __init__(self, home: UnisolatedSandboxes, sandbox_id: str) -> None:
+    def __init__(self, home: UnisolatedSandboxes, sandbox_id: str, on_fact: OnFact | None) -> None:
         super().__init__()
+        self._tell = on_fact
         self._home = home
         self._id = sandbox_id
         self._is_live = False
@@ -205,6 +234,7 @@ class _PlainInterpreter(dspy.LocalInterpreter):
         if not self._is_live:
             self._is_live = True
             self._home.count(1)
+            self._told("ready")
 
     def interrupt(self) -> None:
         self.shutdown()
@@ -214,3 +244,8 @@ class _PlainInterpreter(dspy.LocalInterpreter):
         if self._is_live:
             self._is_live = False
             self._home.count(-1)
+            self._told("deleted")
+
+    def _told(self, state: SandboxState) -> None:
+        if self._tell is not None:
+            self._tell(SandboxChanged(sandbox_id=self._id, state=state, isolation=self._home.isolation.label))

@@ -7,9 +7,19 @@ import math
 from collections.abc import Collection
 from itertools import islice
 from reprlib import Repr
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, JsonValue, TypeAdapter, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    TypeAdapter,
+    model_serializer,
+    model_validator,
+)
 
 from fleet_rlm_jupyter.domain.errors import ErrorText
 
@@ -20,7 +30,7 @@ VALUE_CHARS = 1_000_000
 
 RunStatus = Literal["done", "failed", "cancelled", "over_budget", "abstained"]
 CallKind = Literal["agent", "rlm", "lm", "tool", "code"]
-SandboxState = Literal["creating", "ready", "reused", "resumed", "recreated", "lost", "deleted"]
+SandboxState = Literal["creating", "ready", "reused", "resumed", "recreated", "lost", "detached", "deleted"]
 Channel = Literal["answer", "thought", "stdout", "stderr"]
 
 
@@ -32,6 +42,17 @@ class _Word(BaseModel):
     def _well_formed(cls, data: object) -> object:
         # Generated code may print half of a surrogate pair: such a text can be neither written nor sent.
         return _encodable(data)
+
+
+class _Grown(_Word):
+    """A fact that got further fields: those in `_later` are written only where they say something, as before them."""
+
+    _later: ClassVar[tuple[str, ...]] = ()
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        said: dict[str, Any] = handler(self)
+        return {name: value for name, value in said.items() if value or name not in self._later}
 
 
 class Usage(_Word):
@@ -125,24 +146,54 @@ class BudgetSpent(_Word):
     limits: Limits
 
 
-class SandboxChanged(_Word):
-    """A step in a sandbox's life. `origin` says whether it was forked from its parent's or began clean."""
+class ChildIsolation(_Word):
+    """How a child's sandbox came about and what passed between it and its parent's.
+
+    `mode` is the setting. Where a fork was tried in vain, `fallback_from` and `fallback_error` say so. `inputs` and
+    `artifacts` count the files copied in and out. `cleanup` is empty while it lives; deletion goes on behind the run.
+    """
+
+    mode: Literal["auto", "fork", "clean", "context"]
+    parent_id: str
+    fallback_from: str = ""
+    fallback_error: str = ""
+    inputs: int = 0
+    artifacts: int = 0
+    cleanup: Literal["", "deleting", "shared", "incomplete"] = ""
+
+
+class SandboxChanged(_Grown):
+    """A step in a sandbox's life. `origin` says whether it was forked from its parent's, shares it, or began clean.
+
+    A session's sandbox is `detached` after a run, and then `reused` as it was, `resumed` after it had stopped, or
+    `recreated` without what it held; `is_degraded` says that files are gone or no volume could be had. `volume` and
+    `subpath` say what is mounted.
+    """
+
+    _later = ("is_degraded", "volume", "subpath", "child")
 
     type: Literal["sandbox.changed"] = "sandbox.changed"
     sandbox_id: str
     state: SandboxState
     isolation: str
-    origin: Literal["fork", "clean"] = "clean"
+    origin: Literal["fork", "clean", "context"] = "clean"
     reason: str = ""
+    is_degraded: bool = False
+    volume: str = ""
+    subpath: str = ""
+    child: ChildIsolation | None = None
 
 
-class ArtifactWritten(_Word):
-    """A file of the session's volume was written."""
+class ArtifactWritten(_Grown):
+    """A file of the session's volume was written. `origin` is the child's sandbox where it was copied from one."""
+
+    _later = ("origin",)
 
     type: Literal["artifact.written"] = "artifact.written"
     path: str
     bytes: int
     sha256: str
+    origin: str = ""
 
 
 class QuestionAsked(_Word):

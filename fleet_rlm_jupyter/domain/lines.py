@@ -26,6 +26,10 @@ def progress_line(event: Event) -> str | None:
             return f"  ! {text}"
         case SandboxChanged(state="ready", sandbox_id=sandbox_id):
             return f"  sandbox {sandbox_id[:8]} is ready"
+        case SandboxChanged(state="reused", sandbox_id=sandbox_id):
+            return f"  the session's sandbox {sandbox_id[:8]} is used again"
+        case SandboxChanged(state="resumed" | "recreated" as state, sandbox_id=sandbox_id, reason=reason):
+            return f"  the session's sandbox is {state} as {sandbox_id[:8]}: {reason}"
         case SandboxChanged(state="lost", reason=reason):
             return f"  a sandbox was lost: {reason}"
         case _:

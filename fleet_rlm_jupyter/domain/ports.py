@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from fleet_rlm_jupyter.domain.events import ArtifactWritten, SandboxChanged
+
 OnOutput = Callable[[Literal["stdout", "stderr"], str], None]
 """Called with the stream and the text while a cell runs, in a copy of the context captured at `execute`."""
 
@@ -19,14 +21,24 @@ class Isolation:
     reason: str = ""
 
 
+OnFact = Callable[[SandboxChanged | ArtifactWritten], None]
+"""Called with what becomes of a sandbox and of files in it, in the thread that starts or ends the interpreter."""
+
+
 @dataclass(frozen=True, slots=True)
 class Role:
-    """Whom a sandbox works for; becomes its labels."""
+    """Whom a sandbox works for; becomes its labels.
+
+    `is_kept`: the sandbox is the session's and outlives this role; who comes next in that session finds its files.
+    `files`: paths below the roots of the volume that a child is given copies of.
+    """
 
     session_id: str
     run_id: str
     name: str
     depth: int
+    is_kept: bool = False
+    files: tuple[str, ...] = ()
 
 
 class Interpreter(Protocol):
@@ -54,13 +66,49 @@ class Interpreter(Protocol):
     def shutdown(self) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Something on a volume. `kind` is file, folder, link or other; `modified_at` is seconds since the epoch."""
+
+    path: str
+    kind: str
+    bytes: int
+    modified_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Entries, a folder before what is in it; `is_cut` says that there is more than was asked for."""
+
+    entries: list[Entry]
+    is_cut: bool
+
+
+class Files(Protocol):
+    """The files of one session, by relative paths below the volume's roots (hence more members than usual).
+
+    Reading makes nothing, neither volume nor folder. Links are shown and never followed. A file is written whole.
+    Raises BadPath for what is not there, no file, a link or too large, and SandboxUnavailable. Thread-safe.
+    """
+
+    def tree(self, path: str = "", depth: int = 10, most: int = 2000) -> Listing: ...
+    def read(self, path: str, most_bytes: int = 1_000_000) -> bytes: ...
+    def write(self, path: str, data: bytes) -> None: ...
+    def make_folder(self, path: str) -> None: ...
+    def move(self, path: str, to: str) -> None: ...
+    def delete(self, path: str) -> None: ...
+
+
 class Sandboxes(Protocol):
     """Where generated code runs. Whoever opens shuts down; `close` ends whatever is left."""
 
     @property
     def isolation(self) -> Isolation: ...  # may start the local server; raises SandboxUnavailable, BadSettings
-    def open(self, role: Role, on_output: OnOutput | None = None) -> Interpreter: ...
-    def child(self, parent_id: str, role: Role, on_output: OnOutput | None = None) -> Interpreter: ...
+    def open(self, role: Role, on_output: OnOutput | None = None, on_fact: OnFact | None = None) -> Interpreter: ...
+    def child(
+        self, parent_id: str, role: Role, on_output: OnOutput | None = None, on_fact: OnFact | None = None
+    ) -> Interpreter: ...
+    def files(self, session_id: str) -> Files: ...
     def close(self) -> None: ...
 
 

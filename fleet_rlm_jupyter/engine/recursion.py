@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextvars
 import threading
+from collections import Counter
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,8 +20,15 @@ from dspy.primitives.code_interpreter import CodeInterpreterError
 from dspy.utils.exceptions import DSPyError
 
 from fleet_rlm_jupyter.domain.budget import Budget
-from fleet_rlm_jupyter.domain.errors import BadRequest, DepthExceeded, ErrorText, FleetError, ToolFailed
-from fleet_rlm_jupyter.domain.events import Log, QuestionAsked, SandboxChanged, SandboxState, preview
+from fleet_rlm_jupyter.domain.errors import (
+    BadRequest,
+    DepthExceeded,
+    ErrorText,
+    FleetError,
+    SandboxesExceeded,
+    ToolFailed,
+)
+from fleet_rlm_jupyter.domain.events import ArtifactWritten, Log, QuestionAsked, SandboxChanged, preview
 from fleet_rlm_jupyter.domain.ports import EXECUTION_INSTRUCTIONS, Interpreter, Role, Sandboxes
 from fleet_rlm_jupyter.engine.controls import Controls
 from fleet_rlm_jupyter.engine.failures import explained
@@ -32,6 +40,8 @@ _T = TypeVar("_T")
 
 _DEPTH: contextvars.ContextVar[int] = contextvars.ContextVar("fleet_depth", default=0)
 _SANDBOX: contextvars.ContextVar[str] = contextvars.ContextVar("fleet_sandbox", default="")
+_FILES: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar("fleet_files", default=())
+_WRITTEN: contextvars.ContextVar[list[str] | None] = contextvars.ContextVar("fleet_written", default=None)
 
 
 MAX_ITERS = 20
@@ -60,6 +70,8 @@ class Recursion:
         self.controls = site.controls
         self.recorder = Recorder(emit, budget, self.controls)
         self._site = site
+        self._lock = threading.Lock()
+        self._siblings: Counter[str] = Counter()
         self._meter = Meter(
             budget, self.recorder.spent, self.recorder.answer, self.controls.subtrees, self.recorder.here
         )
@@ -92,11 +104,24 @@ class Recursion:
             self.recorder.note(Log(level="warning", text=text))
         return found
 
-    def sub_rlm(self, prompt: str, context: Any = "") -> str:
-        """Answer `prompt` over `context` (text, or a dict of texts) with a child RLM in a sandbox of its own."""
+    def sub_rlm(self, prompt: str, context: Any = "", files: list[str] | None = None) -> str:
+        """Answer `prompt` over `context` (text, or a dict of texts) with a child RLM in a sandbox of its own.
+
+        `files` under memory/, artifacts/ or buffers/ are copied into it. What it writes to artifacts/ is copied back to
+        artifacts/child-…/, and then the last lines of the answer name it.
+        """
         if not isinstance(prompt, str) or not prompt.strip():
             raise ToolFailed("sub_rlm needs a prompt", "say what the child should find out")
-        return str(self.answer(context=context, question=prompt).answer)
+        if files is not None and not (isinstance(files, list) and all(isinstance(one, str) for one in files)):
+            raise ToolFailed("files are a list of paths", 'for example ["artifacts/table.csv"]')
+        written: list[str] = []
+        tokens = _FILES.set(tuple(files or ())), _WRITTEN.set(written)
+        try:
+            answer = str(self.answer(context=context, question=prompt).answer)
+        finally:
+            _FILES.reset(tokens[0])
+            _WRITTEN.reset(tokens[1])
+        return "\n".join([answer, "", "Files of this child:", *written]) if written else answer
 
     def sub_rlm_batched(self, prompts: list[str], contexts: list[Any] | None = None) -> list[Any]:
         """Answer prompts[i] over contexts[i] in parallel, order kept; one that fails is {"error": {…}} in its place."""
@@ -136,26 +161,44 @@ class Recursion:
                 f"recursion depth {self.budget.limits.depth} is reached",
                 "answer with llm_query or in Python instead of another RLM",
             )
-        self.budget.occupy()
+        parent = _SANDBOX.get()
+        self._enter(parent)
         try:
-            return _RunInterpreter(self, depth, self._open(depth))
+            return _RunInterpreter(self, depth, parent, self._open(depth, parent))
         except BaseException:
-            self.budget.vacate()
+            self.left(parent)
             raise
 
-    def _open(self, depth: int) -> Interpreter:
-        name = "rlm" if depth == 1 else "child"
-        role = Role(self._site.session_id, self._site.run_id, name, depth)
-        parent = _SANDBOX.get()
-        if parent:
-            return self._site.sandboxes.child(parent, role, self.recorder.output)
-        return self._site.sandboxes.open(role, self.recorder.output)
+    def _enter(self, parent: str) -> None:
+        """Count one more sandbox below `parent`. Raises SandboxesExceeded for one too many."""
+        with self._lock:
+            if parent and self._siblings[parent] >= self.budget.limits.siblings:
+                raise SandboxesExceeded(
+                    f"{self.budget.limits.siblings} children of this sandbox are at work",
+                    "wait for one, or hand all prompts to sub_rlm_batched",
+                )
+            self.budget.occupy()
+            self._siblings[parent] += 1
 
-    def tell(self, sandbox_id: str, state: SandboxState) -> None:
-        """Put a change of a sandbox's life into the trace, with the totals after it."""
-        isolation = self._site.sandboxes.isolation.label
-        self.recorder.note(SandboxChanged(sandbox_id=sandbox_id, state=state, isolation=isolation))
-        self.recorder.spent()
+    def left(self, parent: str) -> None:
+        """One sandbox below `parent` is gone."""
+        with self._lock:
+            self._siblings[parent] -= 1
+            self.budget.vacate()
+
+    def _open(self, depth: int, parent: str) -> Interpreter:
+        name = "rlm" if depth == 1 else "child"
+        role = Role(self._site.session_id, self._site.run_id, name, depth, is_kept=not parent, files=_FILES.get())
+        if parent:
+            return self._site.sandboxes.child(parent, role, self.recorder.output, self._tell)
+        return self._site.sandboxes.open(role, self.recorder.output, self._tell)
+
+    def _tell(self, fact: SandboxChanged | ArtifactWritten) -> None:
+        """Put a change of a sandbox's life, or a file that a child left, into the trace."""
+        written = _WRITTEN.get()
+        if written is not None and isinstance(fact, ArtifactWritten):
+            written.append(fact.path)
+        self.recorder.note(fact)
 
     def _child(self, prompt: str, context: Any) -> Any:
         try:
@@ -188,9 +231,10 @@ class _Factory:
 class _RunInterpreter:
     """A sandbox's interpreter inside a run: knows its depth, tells of its life, gives its slot back."""
 
-    def __init__(self, recursion: Recursion, depth: int, inner: Interpreter) -> None:
+    def __init__(self, recursion: Recursion, depth: int, parent: str, inner: Interpreter) -> None:
         self._recursion = recursion
         self._depth = depth
+        self._parent = parent
         self._inner = inner
         self._is_open = True
 
@@ -215,7 +259,7 @@ class _RunInterpreter:
             return
         self._recursion.budget.check()
         self._inner.start()
-        self._recursion.tell(self.sandbox_id, "ready")
+        self._recursion.recorder.spent()
 
     def execute(self, code: str, variables: dict[str, Any] | None = None) -> Any:
         self.start()
@@ -240,13 +284,13 @@ class _RunInterpreter:
         if not self._is_open:
             return
         self._is_open = False
-        sandbox_id = self.sandbox_id
+        was_started = bool(self.sandbox_id)
         try:
             self._inner.shutdown()
         finally:
-            self._recursion.budget.vacate()
-            if sandbox_id:
-                self._recursion.tell(sandbox_id, "deleted")
+            self._recursion.left(self._parent)
+            if was_started:
+                self._recursion.recorder.spent()
 
     @contextmanager
     def _interrupted_by_a_stop(self) -> Generator[None]:

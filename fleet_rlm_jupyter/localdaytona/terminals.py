@@ -9,6 +9,7 @@ import json
 import os
 import pty
 import struct
+import sys
 import termios
 import time
 
@@ -23,6 +24,7 @@ _ENVS = "X-Daytona-Pty-Envs~"
 _READ_BYTES = 32 * 1024
 _INPUT_BYTES = 64 * 1024
 _LAST_READS = 16
+_GET_NUMBER, _SET_LOCK = 0x80045430, 0x40045431  # TIOCGPTN and TIOCSPTLCK of x86 and ARM
 _SLOTS = 256  # messages a client may lag behind before it is dropped, as Daytona does
 
 
@@ -39,7 +41,7 @@ class PtySession:
         self._clients: dict[asyncio.Queue[bytes | None], bool] = {}
         self._pending = bytearray()
         self._exit_code = 0
-        self._master, self._slave = pty.openpty()
+        self._master, self._slave = _open_terminal()
         os.set_blocking(self._master, False)
         self.resize(cols, rows)
 
@@ -260,3 +262,19 @@ def _envs_of(request: web.Request) -> dict[str, str]:
                 raise ApiError(400, "BAD_REQUEST", f"the envs of the PTY cannot be read: {err}") from err
             return envs
     return {}
+
+
+def _open_terminal() -> tuple[int, int]:
+    """Both ends of a new pseudo terminal."""
+    # CPython 3.11 to 3.14: openpty() holds the interpreter's lock while it opens files, which the thread that answers
+    # for a strict volume needs.
+    if not sys.platform.startswith("linux"):
+        return pty.openpty()
+    master = os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        fcntl.ioctl(master, _SET_LOCK, struct.pack("i", 0))
+        (number,) = struct.unpack("I", fcntl.ioctl(master, _GET_NUMBER, b"\0" * 4))
+        return master, os.open(f"/dev/pts/{number}", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    except BaseException:
+        os.close(master)
+        raise

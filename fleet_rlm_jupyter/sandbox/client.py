@@ -32,7 +32,7 @@ class DaytonaClient:
     def __init__(self, settings: Settings, *, trusted_code: bool) -> None:
         self.settings = settings
         self.is_remote = settings.daytona.api_key is not None
-        self.is_closed = False
+        self._closing = threading.Event()
         self._trusted_code = trusted_code
         self._lock = threading.RLock()
         self._loop = LoopThread("fleet-daytona")
@@ -40,6 +40,10 @@ class DaytonaClient:
         self._server: local.LocalServer | None = None
         # Importing the SDK takes a second or more; the local server starts meanwhile.
         threading.Thread(target=sdk, name="fleet-import", daemon=True).start()
+
+    @property
+    def is_closed(self) -> bool:
+        return self._closing.is_set()
 
     @property
     def isolation(self) -> Isolation:
@@ -100,6 +104,11 @@ class DaytonaClient:
         """Have `act` called on the loop; nothing happens once that has stopped."""
         self._loop.post(act, *args)
 
+    def wait(self, seconds: float) -> None:
+        """Wait, but not beyond closing. Raises SandboxUnavailable then."""
+        self._closing.wait(seconds)
+        self.refuse_if_closed()
+
     def refuse_if_closed(self) -> None:
         """Raise SandboxUnavailable once `begin_closing` was called."""
         if self.is_closed:
@@ -108,7 +117,8 @@ class DaytonaClient:
     def begin_closing(self) -> bool:
         """Refuse what comes from now on; False if that was so already."""
         with self._lock:
-            was, self.is_closed = self.is_closed, True
+            was = self.is_closed
+            self._closing.set()
             return not was
 
     def close(self, last: Coroutine[Any, Any, None]) -> None:

@@ -81,10 +81,51 @@ class Creation:
             raise
         return sandbox
 
+    def fork(self, parent: Any, labels: dict[str, str]) -> Any:
+        """An ephemeral copy of a running sandbox; most kinds refuse. Raises SandboxError."""
+        journal = self._allocations if self._client.is_remote else None
+        entry = journal.begin(labels) if journal else f"a-{secrets.token_hex(10)}"
+        name = f"fleet-{entry}"
+        try:
+            sandbox = self._client.call(self._forked(parent, name, labels), CREATE_SECONDS)
+        except FleetError as err:
+            if has_begun(err.__cause__):
+                with self._lock:
+                    self._unsure.add(name)
+            elif journal:
+                journal.ended(entry)
+            raise
+        with self._lock:
+            self._entries[sandbox.id] = entry
+        if journal:
+            journal.made(entry, sandbox.id)
+        return sandbox
+
     def delete(self, sandbox: Any) -> None:
         """Delete in the background: nobody waits for that."""
         with contextlib.suppress(SandboxUnavailable):
             self._client.submit(self._delete(sandbox))
+
+    def delete_id(self, sandbox_id: str) -> None:
+        """The same for one that may or may not exist any more."""
+        with contextlib.suppress(SandboxUnavailable):
+            self._client.submit(self._delete_by_name(self._client.made, sandbox_id))
+
+    def inherit(self, session_id: str) -> str:
+        """The id of the session's sandbox if a process that is gone left it, and exactly one; from now on ours."""
+        if self._allocations is None or not self._client.is_remote:
+            return ""
+        wanted = {"role": KEPT_ROLE, "session": session_id}
+        found = [one for one in self._allocations.left() if one.sandbox_id and wanted.items() <= one.labels.items()]
+        if len(found) != 1:
+            return ""
+        (one,) = found
+        entry = self._allocations.begin({**one.labels, "instance": self.instance})
+        self._allocations.made(entry, one.sandbox_id)
+        self._allocations.ended(one.allocation_id)
+        with self._lock:
+            self._entries[one.sandbox_id] = entry
+        return one.sandbox_id
 
     def sweep(self) -> None:
         """Start deleting what is left of ours, in the background: of this process, and of those that are gone.
@@ -120,7 +161,19 @@ class Creation:
             if has_begun(err):
                 with contextlib.suppress(known.DaytonaError, OSError):
                     return await self._adopted(client, params.name)
+                await self._delete_by_name(client, params.name)
             raise
+
+    async def _forked(self, parent: Any, name: str, labels: dict[str, str]) -> Any:
+        minutes = self._client.settings.sandbox.auto_stop_minutes
+        sandbox = await retried(lambda: parent.fork(name, timeout=CREATE_SECONDS), only_refused=True)
+        # A fork has its parent's labels and life; it is a child's, and ends with it.
+        await asyncio.gather(
+            retried(lambda: sandbox.set_labels(labels)),
+            retried(lambda: sandbox.set_auto_delete_interval(0)),
+            retried(lambda: sandbox.set_autostop_interval(minutes)),
+        )
+        return sandbox
 
     async def _adopted(self, client: Any, name: str) -> Any:
         """The sandbox of that name, if the call that broke made it after all."""
@@ -147,7 +200,7 @@ class Creation:
 
     async def _delete(self, sandbox: Any) -> None:
         if await _is_deleted(lambda: retried(lambda: sandbox.delete(timeout=CALL_SECONDS))):
-            self._ended(sandbox.id)
+            await asyncio.to_thread(self._ended, sandbox.id)
 
     async def _delete_by_name(self, client: Any, id_or_name: str) -> bool:
         """Whether it is surely gone; what is not stays written down, and the next sweep tries again."""
@@ -158,7 +211,7 @@ class Creation:
 
         is_gone = await _is_deleted(work)
         if is_gone:
-            self._ended(id_or_name)
+            await asyncio.to_thread(self._ended, id_or_name)
         return is_gone
 
     async def _sweep(self, left: list[Allocation]) -> None:
@@ -171,7 +224,7 @@ class Creation:
             # One that was asked for in the last moment of a process may yet appear.
             if is_gone and (one.sandbox_id or age > LATEST_SECONDS):
                 assert self._allocations is not None
-                self._allocations.ended(one.allocation_id)
+                await asyncio.to_thread(self._allocations.ended, one.allocation_id)
         with self._lock:
             unsure = list(self._unsure)
         for name in unsure:

@@ -1,26 +1,28 @@
-"""Sandboxes through the real Daytona SDK, ready before they are asked for where that costs nothing."""
+"""Sandboxes through the real Daytona SDK: what the engine asks for, put together from the modules beside this one."""
 
 from __future__ import annotations
 
 import atexit
-import contextlib
 import threading
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
+from collections.abc import Callable
 
-from fleet_rlm_jupyter.domain.errors import FleetError
-from fleet_rlm_jupyter.domain.ports import Allocations, Interpreter, Isolation, OnOutput, Role
-from fleet_rlm_jupyter.sandbox.client import CALL_SECONDS, DaytonaClient
-from fleet_rlm_jupyter.sandbox.creation import CREATE_SECONDS, Creation
+from fleet_rlm_jupyter.domain.events import SandboxChanged
+from fleet_rlm_jupyter.domain.ports import Allocations, Files, Interpreter, Isolation, OnFact, OnOutput, Role
+from fleet_rlm_jupyter.sandbox.browse import Browse
+from fleet_rlm_jupyter.sandbox.children import Children
+from fleet_rlm_jupyter.sandbox.client import DaytonaClient
+from fleet_rlm_jupyter.sandbox.creation import Creation
+from fleet_rlm_jupyter.sandbox.files import VolumeFiles
 from fleet_rlm_jupyter.sandbox.interpreter import SandboxInterpreter
 from fleet_rlm_jupyter.sandbox.labels import labels_of
 from fleet_rlm_jupyter.sandbox.machine import SandboxMachine
+from fleet_rlm_jupyter.sandbox.pool import Pool
+from fleet_rlm_jupyter.sandbox.sessions import SessionSandboxes
 from fleet_rlm_jupyter.sandbox.specs import Spec
+from fleet_rlm_jupyter.sandbox.volumes import Volumes, folder_of
 from fleet_rlm_jupyter.settings import Settings
 
 SWEEP_SECONDS = 600
-LOCAL_WARM = 4
-"""Local sandboxes kept ready once the first is in use: starting one costs about a quarter of a second."""
 
 
 class DaytonaSandboxes:
@@ -35,102 +37,79 @@ class DaytonaSandboxes:
         self._settings = settings
         self.client = DaytonaClient(settings, trusted_code=trusted_code)
         self._creation = Creation(self.client, allocations)
-        self._lock = threading.RLock()
-        self._machines: set[SandboxMachine] = set()
-        self._warm: list[Future[SandboxMachine]] = []
+        self._pool = Pool(self.client, self._creation)
+        self._volumes = Volumes(self.client)
+        self._sessions = SessionSandboxes(self.client, self._creation, self._pool, self._volumes)
+        self._children = Children(self.client, self._creation, self._pool)
+        self._browse = Browse(self.client, self._creation, self._sessions, self._volumes)
+        self._lock = threading.Lock()
         self._sweeper: threading.Timer | None = None
         atexit.register(self.close)
 
     @property
     def isolation(self) -> Isolation:
-        isolation = self.client.isolation
-        self._keep_warm(1)
-        return isolation
+        return self.client.isolation
 
-    def open(self, role: Role, on_output: OnOutput | None = None) -> Interpreter:
-        """An interpreter whose sandbox is made when it starts."""
-        return SandboxInterpreter(lambda: self._machine(role), self._settings.sandbox, on_output)
+    def open(self, role: Role, on_output: OnOutput | None = None, on_fact: OnFact | None = None) -> Interpreter:
+        """An interpreter whose sandbox is had when it starts: the session's for a role that is kept, else a new one."""
+        return self._interpreter(lambda: self._root(role), on_output, on_fact)
 
-    def child(self, parent_id: str, role: Role, on_output: OnOutput | None = None) -> Interpreter:
-        """A clean sandbox for a child: it sees nothing of its parent's but what it is given."""
-        return self.open(role, on_output)
+    def child(
+        self, parent_id: str, role: Role, on_output: OnOutput | None = None, on_fact: OnFact | None = None
+    ) -> Interpreter:
+        """An interpreter in a sandbox as `sandbox.children` says; what it leaves in artifacts/ goes to its parent."""
+        return self._interpreter(lambda: self._children.take(parent_id, role), on_output, on_fact)
+
+    def files(self, session_id: str) -> Files:
+        folder_of(session_id)  # a bad id is refused now
+        return VolumeFiles(lambda make: self._browse.place(session_id, make))
 
     def close(self) -> None:
-        """Delete every sandbox and stop the local server; harmless twice."""
+        """Delete every sandbox and stop the local server; harmless twice. What is on volumes stays."""
         if not self.client.begin_closing():
             return
         atexit.unregister(self.close)
         with self._lock:
-            machines = list(self._machines)
             if self._sweeper is not None:
                 self._sweeper.cancel()
-        for machine in machines:
-            machine.close()
+        self._pool.close()
         self.client.close(self._creation.delete_all())
 
-    def _machine(self, role: Role) -> SandboxMachine:
-        if not self.client.is_remote:
-            self.client.server()
-            self._keep_warm(1)  # starts while the SDK is imported
-        self.client.get()
-        self._sweep_now_and_then()
+    def _interpreter(
+        self,
+        take: Callable[[], tuple[SandboxMachine, SandboxChanged]],
+        on_output: OnOutput | None,
+        on_fact: OnFact | None,
+    ) -> Interpreter:
+        def opened() -> SandboxMachine:
+            self._prepare()
+            machine, machine.changed = take()
+            machine.tell = on_fact
+            self._pool.keep()  # only now: the first sandbox is waited for, those after it are made while it works
+            if on_fact is not None:
+                on_fact(machine.changed)
+            return machine
+
+        return SandboxInterpreter(opened, self._settings.sandbox, on_output)
+
+    def _root(self, role: Role) -> tuple[SandboxMachine, SandboxChanged]:
+        if role.is_kept:
+            return self._sessions.take(role)
         labels = labels_of(self._creation.instance, role)
-        machine = self._take_warm()
+        machine = self._pool.take()
         if machine is None:
-            machine = self._create(Spec(labels))
+            machine = self._pool.make(Spec(labels))
         else:
             self.client.post(machine.label, labels)
-        self._keep_warm()  # only now: the first sandbox is waited for, those after it are made while it works
-        return machine
+        return machine, SandboxChanged(
+            sandbox_id=machine.sandbox_id, state="ready", isolation=self.client.isolation.label
+        )
 
-    def _create(self, spec: Spec) -> SandboxMachine:
-        machine = SandboxMachine(self.client, self._creation.make(spec), self._deleted)
-        with self._lock:
-            self._machines.add(machine)
-        try:
-            self.client.refuse_if_closed()  # after it was added, or nobody would close it
-            self.client.call(machine.connect(), CALL_SECONDS)
-            machine.link.wait_ready(CALL_SECONDS)
-        except BaseException:
-            machine.close()
-            raise
-        return machine
-
-    def _deleted(self, machine: SandboxMachine) -> None:
-        with self._lock:
-            self._machines.discard(machine)
-        if self.client.is_remote or not self.client.is_closed:  # the local server takes its sandboxes along
-            self._creation.delete(machine.sandbox)
-
-    def _keep_warm(self, most: int | None = None) -> None:
-        wanted = self._settings.sandbox.warm
-        if wanted is None:
-            wanted = 0 if self.client.is_remote else LOCAL_WARM
-        most = wanted if most is None else min(most, wanted)
-        with self._lock:
-            while not self.client.is_closed and len(self._warm) < most:
-                made: Future[SandboxMachine] = Future()
-                self._warm.append(made)
-                threading.Thread(target=self._warm_up, args=(made,), name="fleet-warm", daemon=True).start()
-
-    def _warm_up(self, made: Future[SandboxMachine]) -> None:
-        try:
-            made.set_result(self._create(Spec(labels_of(self._creation.instance))))
-        except FleetError as err:
-            made.set_exception(err)
-
-    def _take_warm(self) -> SandboxMachine | None:
-        while True:
-            with self._lock:
-                self.client.refuse_if_closed()
-                waiting = self._warm.pop(0) if self._warm else None
-            if waiting is None:
-                return None
-            with contextlib.suppress(FleetError, FutureTimeoutError):
-                machine = waiting.result(CREATE_SECONDS)
-                if machine.is_alive:
-                    return machine
-                machine.close()
+    def _prepare(self) -> None:
+        if not self.client.is_remote:
+            self.client.server()  # starts while the SDK is imported
+        self.client.get()
+        self._sweep_now_and_then()
 
     def _sweep_now_and_then(self) -> None:
         """At the first sandbox and every ten minutes from then on. The local server's sandboxes end with it."""

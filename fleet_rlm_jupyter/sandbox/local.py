@@ -12,8 +12,8 @@ from typing import Any
 
 from fleet_rlm_jupyter.domain.errors import BadSettings, SandboxUnavailable
 from fleet_rlm_jupyter.domain.ports import Isolation
-from fleet_rlm_jupyter.sandbox.specs import refuse_impossible
-from fleet_rlm_jupyter.settings import SandboxSettings, child_environment
+from fleet_rlm_jupyter.sandbox.specs import NONE, refuse_impossible
+from fleet_rlm_jupyter.settings import SandboxSettings, child_environment, data_folder
 
 START_SECONDS = 30
 
@@ -52,6 +52,8 @@ def start(settings: SandboxSettings, *, trusted_code: bool) -> LocalServer:
     key = secrets.token_hex(32)
     command = [sys.executable, "-m", "fleet_rlm_jupyter.localdaytona", "--die-with-parent", "--level", settings.level]
     command += ["--memory-mb", str(settings.memory_mb)]
+    if settings.volume != NONE:
+        command += ["--data", str(data_folder())]
     if trusted_code or settings.allow_unisolated:
         command.append("--allow-unisolated")
     process = subprocess.Popen(

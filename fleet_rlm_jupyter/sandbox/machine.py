@@ -10,6 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from fleet_rlm_jupyter.domain.errors import SandboxError
+from fleet_rlm_jupyter.domain.events import SandboxChanged, SandboxState
+from fleet_rlm_jupyter.domain.ports import OnFact
 from fleet_rlm_jupyter.sandbox.client import CALL_SECONDS, DaytonaClient
 from fleet_rlm_jupyter.sandbox.kernel_link import KernelLink, guest_files
 from fleet_rlm_jupyter.sandbox.retries import retried
@@ -21,26 +23,37 @@ MESSAGE_BYTES = 32_000
 MOST_FILE_BYTES = 1 << 30
 REFRESH_SECONDS = 300
 
+# A volume shows below /home/daytona; where that is not the working folder, as on some images, only there.
+_LAYOUT = (
+    'for d in "$PWD/volume" /home/daytona/volume; do [ -d "$d" ] && break; d="$PWD"; done; '
+    'for r in memory artifacts buffers meta; do mkdir -p "$d/$r"; [ -e "$r" ] || ln -s "$d/$r" "$r"; done; echo "$d"'
+)
 _RECONNECT_AFTER = (0.0, 0.1, 0.3, 1.0, 3.0, 5.0, 10.0)
 
 GUEST_ENVS = {"PS1": "", "TERM": "dumb", "LOCALDAYTONA_WARM_MODULE": "fleet_guest.guest"}
 """The last has our local server fork the guest from a warm Python; elsewhere the shell starts it, as it is told to."""
 
 
+OnClose = Callable[["SandboxMachine"], SandboxState]
+
+
 class SandboxMachine:
     """One sandbox with its guest, and the line to it. Identity is what it is hashed by.
 
-    `on_close` decides what becomes of the sandbox when its user is done; the guest and the line end in any case.
-    `why_dead` says why the guest ended when nobody asked it to.
+    `on_close` decides what becomes of the sandbox when its user is done, and says it; the guest and the line end in any
+    case. `changed` is what its user was last told of it, by `tell`; `why_dead` says why the guest ended unasked. `base`
+    is the folder with the four roots of a volume: the volume where one is mounted, else the working folder.
     """
 
-    def __init__(self, client: DaytonaClient, sandbox: Any, on_close: Callable[[SandboxMachine], None]) -> None:
+    def __init__(self, client: DaytonaClient, sandbox: Any, on_close: OnClose, sandbox_id: str = "") -> None:
         self._client = client
-        self._on_close = on_close
+        self.on_close = on_close
+        self.tell: OnFact | None = None
+        self.changed: SandboxChanged | None = None
         self.sandbox = sandbox
-        self.sandbox_id: str = sandbox.id
+        self.sandbox_id: str = sandbox_id or sandbox.id
         self.link = KernelLink(self)
-        self.home = ""
+        self.home = self.base = ""
         self.is_alive = True
         self.why_dead = ""
         self._handle: Any = None
@@ -49,6 +62,10 @@ class SandboxMachine:
         self._tasks: list[asyncio.Task[None]] = []
         self._closing = threading.Lock()
         self._is_closed = False
+
+    @property
+    def has_volume(self) -> bool:
+        return self.base != self.home
 
     def send(self, data: bytes) -> None:
         self._client.post(self._to_send.put_nowait, data)
@@ -86,7 +103,11 @@ class SandboxMachine:
         self.home = await retried(sandbox.get_work_dir)
         folder = f"{self.home}/.fleet/fleet_guest"
         files = [sdk().FileUpload(source=text, destination=f"{folder}/{name}") for name, text in guest_files()]
-        await retried(lambda: sandbox.fs.upload_files(files, timeout=CALL_SECONDS))
+        done, _ = await asyncio.gather(
+            retried(lambda: sandbox.process.exec(_LAYOUT, cwd=self.home, timeout=CALL_SECONDS)),
+            retried(lambda: sandbox.fs.upload_files(files, timeout=CALL_SECONDS)),
+        )
+        self.base = done.result.strip().splitlines()[-1] if done.exit_code == 0 else self.home
         self._handle = await sandbox.process.create_pty_session(
             id=self._pty, on_data=self.link.feed, cwd=self.home, envs=GUEST_ENVS | {"PYTHONPATH": f"{self.home}/.fleet"}
         )
@@ -101,8 +122,17 @@ class SandboxMachine:
             self._is_closed = True
         self._end("it was closed")
         self.link.close()
-        self._on_close(self)
-        self._client.post(self._hang_up)
+        try:
+            if self.why_dead:
+                self._tell("lost", self.why_dead)
+            self._tell(self.on_close(self))
+        finally:
+            self._client.post(self._hang_up)
+
+    def _tell(self, state: SandboxState, reason: str = "") -> None:
+        if self.tell is not None and self.changed is not None:
+            news = {"state": state, "reason": reason or self.changed.reason}
+            self.tell(self.changed.model_copy(update=news))
 
     def _end(self, why: str) -> None:
         self.is_alive = False
@@ -116,7 +146,13 @@ class SandboxMachine:
         for task in self._tasks:
             task.cancel()
         if self._handle is not None:
-            self._tasks = [asyncio.ensure_future(self._handle.disconnect())]
+            self._tasks = [asyncio.ensure_future(self._end_guest())]
+
+    async def _end_guest(self) -> None:
+        # In a sandbox that lives on, nobody may stay connected: that would keep it from being idle.
+        with contextlib.suppress(sdk().DaytonaError, OSError):
+            await self._handle.kill()
+        await self._handle.disconnect()
 
     async def _send_forever(self) -> None:
         while True:

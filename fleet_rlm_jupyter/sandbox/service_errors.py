@@ -84,6 +84,11 @@ def has_begun(err: Any) -> bool:
     return err.status_code is None or err.status_code >= 500
 
 
+def is_refusal(err: Any) -> bool:
+    """Whether the service said that it does not do such a thing at all."""
+    return getattr(err, "status_code", None) in (404, 405, 422, 501)
+
+
 def retry_after(err: Any) -> float | None:
     """The seconds that the service asked for. Daytona's header carries a suffix: Retry-After-<throttler>."""
     for name, value in err.headers.items():

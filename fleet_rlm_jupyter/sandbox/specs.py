@@ -13,6 +13,8 @@ KEPT_MINUTES = 24 * 60
 """A session's sandbox is deleted this long after it stopped; its volume stays."""
 ARCHIVE_MINUTES = 60
 """A stopped sandbox takes disk quota until it is archived."""
+NONE = "none"
+"""The value of `sandbox.volume` that says to mount none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,6 +64,10 @@ class FaultyLine:
         """Break every WebSocket (or every connection) that is open now."""
         self._loop.call_soon_threadsafe(self._cut, only_sockets)
 
+    def seen_from_here(self, body: Any) -> Any:
+        """What the server said, with its addresses leading through this line."""
+        return json.loads(json.dumps(body).replace(f":{self._target}/", f":{self.port}/"))
+
     def count(self, pattern: str) -> int:
         return sum(1 for request in self.requests if re.match(pattern, request))
 

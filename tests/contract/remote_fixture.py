@@ -31,6 +31,7 @@ def line(server: Server) -> Iterator[FaultyLine]:
     made = FaultyLine(server.url)
     yield made
     made.close()
+    server.clear_faults()
 
 
 @pytest.fixture

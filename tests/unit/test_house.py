@@ -45,7 +45,14 @@ ASYNC = (
     "engine/stream.py",  # DSPy hands the pieces of an answer to an async function
 )
 # Uploaded together and run in the sandbox, where nothing but Python need be.
-UPLOADED = ("sandbox/guest.py", "sandbox/codec.py", "sandbox/output.py", "sandbox/tables.py", "sandbox/guest_line.py")
+UPLOADED = (
+    "sandbox/volume_tool.py",
+    "sandbox/guest.py",
+    "sandbox/codec.py",
+    "sandbox/output.py",
+    "sandbox/tables.py",
+    "sandbox/guest_line.py",
+)
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 Complaints = Iterator[str]

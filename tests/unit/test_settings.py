@@ -75,6 +75,8 @@ def test_every_setting_can_come_from_its_variable(name, folder):
         "server_url": "http://x/",
         "sandbox.env": "A=1",
         "sandbox.warm": "3",
+        "sandbox.children": "clean",
+        "sandbox.fork_fallback": "fail",
         "store.url": "sqlite:////tmp/x/fleet.db",
     }
     text = plain.get(name) or ("1000" if name in NUMBERS else "true")

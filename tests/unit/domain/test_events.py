@@ -49,6 +49,7 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
         return words(kind)
     return {
         str: TEXTS,
+        bool: st.booleans(),
         int: st.integers(1, 10**12),
         float: st.floats(0.001, 10**6),
         NoneType: st.none(),

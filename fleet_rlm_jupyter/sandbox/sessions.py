@@ -1,0 +1,161 @@
+"""One sandbox per session: kept over its turns, alone while idle so that it can stop, found again or made anew."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+from fleet_rlm_jupyter.domain.errors import SandboxError, SandboxLost, SandboxUnavailable
+from fleet_rlm_jupyter.domain.events import SandboxChanged, SandboxState
+from fleet_rlm_jupyter.domain.ports import Role
+from fleet_rlm_jupyter.sandbox.client import CALL_SECONDS, DaytonaClient
+from fleet_rlm_jupyter.sandbox.creation import CREATE_SECONDS, Creation
+from fleet_rlm_jupyter.sandbox.labels import KEPT_ROLE, labels_of
+from fleet_rlm_jupyter.sandbox.machine import SandboxMachine
+from fleet_rlm_jupyter.sandbox.pool import Pool
+from fleet_rlm_jupyter.sandbox.retries import retried
+from fleet_rlm_jupyter.sandbox.specs import Mount, Spec
+from fleet_rlm_jupyter.sandbox.volumes import Volumes
+
+RESTORE_SECONDS = 600
+"""An archived sandbox comes back from cold storage."""
+
+
+@dataclass(slots=True)
+class _Kept:
+    """A session's sandbox; no id before it was made. `mount` is None where it has no volume."""
+
+    sandbox_id: str = ""
+    mount: Mount | None = None
+    base: str = ""
+    is_busy: bool = False
+
+
+class SessionSandboxes:
+    """Thread-safe. Files in a session's sandbox stay from turn to turn, variables do not: each turn has a new REPL."""
+
+    def __init__(self, client: DaytonaClient, creation: Creation, pool: Pool, volumes: Volumes) -> None:
+        self._client = client
+        self._creation = creation
+        self._pool = pool
+        self._volumes = volumes
+        self._lock = threading.Lock()
+        self._kept: dict[str, _Kept] = {}
+
+    def take(self, role: Role) -> tuple[SandboxMachine, SandboxChanged]:
+        """The session's sandbox with a new guest, and how it came to be had.
+
+        If another run of the session has it, an ephemeral one with the same volume. Whoever takes closes.
+        """
+        with self._lock:
+            kept = self._kept.setdefault(role.session_id, _Kept())
+            was_busy, kept.is_busy = kept.is_busy, True
+        if was_busy:
+            return self._beside(role)
+        try:
+            machine, changed = self._taken(kept, role)
+        except BaseException:
+            kept.is_busy = False
+            raise
+        kept.base = machine.base
+        machine.on_close = lambda closed: self._give_back(kept, closed)
+        return machine, changed
+
+    def where(self, session_id: str) -> tuple[str, str]:
+        """(id of the session's sandbox, folder of its files there), as far as this process knows; else empty."""
+        kept = self._kept.get(session_id)
+        return ("", "") if kept is None else (kept.sandbox_id, kept.base)
+
+    def _give_back(self, kept: _Kept, machine: SandboxMachine) -> SandboxState:
+        kept.is_busy = False
+        return self._pool.forget(machine)
+
+    def _taken(self, kept: _Kept, role: Role) -> tuple[SandboxMachine, SandboxChanged]:
+        lost = ""
+        if not kept.sandbox_id:
+            kept.sandbox_id = self._creation.inherit(role.session_id)
+        if kept.sandbox_id:
+            try:
+                return self._again(kept, role)
+            except SandboxLost as err:
+                self._client.refuse_if_closed()
+                lost = err.text
+                self._creation.delete_id(kept.sandbox_id)
+                kept.sandbox_id = ""
+        kept.mount, missing = self._mount(role)
+        machine = self._pool.make(Spec(self._labels(role), is_kept=True, mount=kept.mount))
+        kept.sandbox_id = machine.sandbox_id
+        why = f"the one before is gone: {lost}" if lost else missing
+        return machine, self._changed(machine, "recreated" if lost else "ready", why, kept.mount)
+
+    def _again(self, kept: _Kept, role: Role) -> tuple[SandboxMachine, SandboxChanged]:
+        client = self._client.get()
+        # A service that cannot be reached is told, and has lost nothing.
+        sandbox = self._client.call(retried(lambda: client.get(kept.sandbox_id)), CALL_SECONDS)
+        why = self._started(sandbox)
+        try:
+            machine = self._pool.connect(sandbox)
+        except SandboxError as err:
+            raise SandboxLost(f"no Python starts in it any more: {err.text}", "ask again") from err
+        if sandbox.volumes and kept.mount is None:
+            first = sandbox.volumes[0]
+            kept.mount = Mount(first.volume_id, self._volumes.name, first.subpath or "", first.mount_path)
+        self._client.post(machine.label, self._labels(role))
+        return machine, self._changed(machine, "resumed" if why else "reused", why, kept.mount)
+
+    def _beside(self, role: Role) -> tuple[SandboxMachine, SandboxChanged]:
+        mount, _ = self._mount(role)
+        machine = self._pool.make(Spec(labels_of(self._creation.instance, role), mount=mount))
+        changed = self._changed(machine, "ready", "another run of the session has its sandbox", mount)
+        return machine, changed.model_copy(update={"is_degraded": True})
+
+    def _mount(self, role: Role) -> tuple[Mount | None, str]:
+        """The session's folder; None and why where there is none: files that do not last are better than no answer."""
+        try:
+            return self._volumes.of_session(role.session_id), ""
+        except SandboxUnavailable as err:
+            self._client.refuse_if_closed()
+            return None, f"no volume: {err.text}"
+
+    def _changed(
+        self, machine: SandboxMachine, state: SandboxState, reason: str, mount: Mount | None
+    ) -> SandboxChanged:
+        return SandboxChanged(
+            sandbox_id=machine.sandbox_id,
+            state=state,
+            isolation=self._client.isolation.label,
+            reason=reason,
+            is_degraded=state == "recreated" or (self._volumes.is_wanted and mount is None),
+            volume=mount.volume_name if mount else "",
+            subpath=mount.subpath if mount else "",
+        )
+
+    def _labels(self, role: Role) -> dict[str, str]:
+        return {**labels_of(self._creation.instance, role), "role": KEPT_ROLE}
+
+    def _started(self, sandbox: Any) -> str:
+        """Have it running; returns what it had come to meanwhile, empty if it was running all the time."""
+        state = _state(sandbox)
+        if state == "started":
+            return ""
+        if state in ("stopping", "archiving"):
+            self._client.call(sandbox.wait_for_sandbox_stop(timeout=CREATE_SECONDS), CREATE_SECONDS + CALL_SECONDS)
+            state = "stopped"
+        if state in ("stopped", "archived"):
+            seconds = RESTORE_SECONDS if state == "archived" else CREATE_SECONDS
+            self._client.call(sandbox.start(timeout=seconds), seconds + CALL_SECONDS)
+            return f"it was {state}"
+        if state in ("creating", "starting", "restoring", "resuming"):
+            seconds = RESTORE_SECONDS if state == "restoring" else CREATE_SECONDS
+            self._client.call(sandbox.wait_for_sandbox_start(timeout=seconds), seconds + CALL_SECONDS)
+            return f"it was {state}"
+        if state == "error" and sandbox.recoverable:
+            self._client.call(sandbox.recover(timeout=CREATE_SECONDS), CREATE_SECONDS + CALL_SECONDS)
+            return "it was recovered from an error"
+        why = f": {sandbox.error_reason}" if sandbox.error_reason else ""
+        raise SandboxLost(f"it is in the state {state}{why}", "ask again")
+
+
+def _state(sandbox: Any) -> str:
+    return str(getattr(sandbox.state, "value", sandbox.state)).lower()
