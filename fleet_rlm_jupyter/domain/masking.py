@@ -21,7 +21,7 @@ where a known key is longer."""
 
 # How the keys of well-known services look, wherever they come from.
 _SHAPES = re.compile(
-    r"\b(?:sk-[\w-]{16,}|gsk_\w{20,}|hf_\w{20,}|gh[pousr]_\w{30,}|github_pat_\w{30,}|xai-\w{20,}|dtn_\w{20,}"
+    r"\b(?=[sghxdA])(?:sk-[\w-]{16,}|gsk_\w{20,}|hf_\w{20,}|gh[pousr]_\w{30,}|github_pat_\w{30,}|xai-\w{20,}|dtn_\w{20,}"
     r"|AKIA[0-9A-Z]{16}|AIza[\w-]{30,}|xox[abp]-[\w-]{10,})"
 )
 _SHAPE_BEGUN = re.compile(r"\b(?:sk-|gsk_|hf_|gh[pousr]_|github_pat_|xai-|dtn_|AKIA|AIza|xox[abp]-)[\w-]*\Z")
@@ -39,7 +39,8 @@ class Mask:
         folder = str(Path.home()) if home is None else home
         self._home = re.compile(re.escape(folder) + r"(?![\w.-])") if len(folder) > 1 else None
         self._words = (*self._secrets, *_SHAPE_STARTS)
-        self._pairs = re.compile("(?=" + "|".join({re.escape(word[:2]) for word in self._words}) + ")")
+        pairs = sorted({(word[0], word[1]) for word in self._words})
+        self._pairs = re.compile("|".join(f"{re.escape(one)}(?={re.escape(other)})" for one, other in pairs))
         self._first = frozenset(word[0] for word in self._words)
         self._most_held = max(MOST_HELD, *map(len, self._words))
 
@@ -73,13 +74,19 @@ class Mask:
 
     def open_end(self, text: str) -> int:
         """Where at the end of `text` a key may have begun that is not complete; its length if there is none."""
-        for found in self._pairs.finditer(text, max(0, len(text) - self._most_held)):
-            rest = text[found.start() :]
+        # What is inside a complete key is masked with it: to wait for it would tear the key apart.
+        whole = [found.span() for found in self._known.finditer(text)] if self._known else []
+        last = len(text) - 1
+        begins = [found.start() for found in self._pairs.finditer(text, max(0, len(text) - self._most_held))]
+        for place in [*begins, *([last] if text[-1:] in self._first else [])]:
+            if any(begin < place < end for begin, end in whole):
+                continue
+            rest = text[place:]
             if any(len(rest) < len(word) and word.startswith(rest) for word in self._words):
-                return found.start()
-            if _SHAPE_BEGUN.match(text, found.start()):
-                return found.start()
-        return len(text) - (text[-1:] in self._first)
+                return place
+            if _SHAPE_BEGUN.match(text, place):
+                return place
+        return len(text)
 
 
 class MaskedFacts:
@@ -97,7 +104,8 @@ class MaskedFacts:
             if end < len(text):
                 self._held[call_id, fact.channel] = text[end:]
             if end:
-                yield CallText(channel=fact.channel, text=self._mask(text[:end])), call_id
+                shown = self._mask(text[:end])
+                yield fact if shown == fact.text else CallText(channel=fact.channel, text=shown), call_id
             return
         if isinstance(fact, CallEnded | RunEnded):
             due = [key for key in self._held if isinstance(fact, RunEnded) or key[0] == call_id]
