@@ -239,7 +239,7 @@ def test_an_archived_sandbox_keeps_its_files_and_can_be_started(client: Daytona)
         sandbox.archive()
     sandbox.stop(SECONDS)
     sandbox.archive()
-    assert client.get(sandbox.id).state == "archived"
+    until(lambda: client.get(sandbox.id).state == "archived")  # an event that comes late changes what the SDK shows
     sandbox.start(SECONDS)
     assert sandbox.fs.download_file("note", 5) == b"kept"
     sandbox.delete(SECONDS)
