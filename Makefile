@@ -61,6 +61,8 @@ soak: $(VENV)/.test ## properties with 10,000 examples, and load
 
 bench: $(VENV)/.test ## print the figures
 	$(BIN)/python tests/bench/run.py
+	$(BIN)/python tests/bench/questions.py
+	$(BIN)/python tests/bench/peers.py $(VENV)/peers
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer was not found; install it, or: make PYTHON=/path/to/python3.11" >&2; exit 1; }
