@@ -37,6 +37,7 @@ OPTIONS = (
     ),
     Option(("-o", "--out"), "new variable", "NAME", "Where the result goes."),
     Option(("--mode",), "choice", "MODE", "An RLM, a plain call, or by size.", ("auto", "rlm_only", "direct")),
+    Option(("--on",), "choice", "PLACE", "Where it runs; the server where one answers.", ("server", "kernel")),
     Option(("--model",), "text", "MODEL", "DSPy model string, e.g. openai/gpt-5; offline/recipes needs no key."),
     Option(("--sub-model",), "text", "MODEL", "Model for sub-queries."),
     Option(("--api-base",), "text", "URL", "URL of an OpenAI-compatible server."),
@@ -81,6 +82,7 @@ class CellArguments:
     paths: list[str] = field(default_factory=list[str])
     out: str | None = None
     mode: str = "auto"
+    on: str = "auto"
     recipe: str | None = None
     slots: dict[str, str] = field(default_factory=dict[str, str])
     limits: dict[str, Any] = field(default_factory=dict[str, Any])
@@ -104,6 +106,7 @@ def parse(line: str) -> CellArguments:
         paths=found.file,
         out=found.out,
         mode=found.mode or "auto",
+        on=found.on or "auto",
         recipe=found.recipe,
         slots=dict(_pairs("--slot", found.slot)),
         limits={name: getattr(found, name) for name in LIMITS if getattr(found, name) is not None},

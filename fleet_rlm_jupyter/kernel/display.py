@@ -49,6 +49,8 @@ class LiveLines:
     def follow(self) -> bool:
         """Show the run until it ends; True if the user interrupted it, which cancels it."""
         events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        if not self._has_front_end:
+            print(f"running {clean(self._handle.where)}", flush=True)
         self._handle.live.watch(events.put)
         try:
             self._show_until_end(events)
@@ -108,7 +110,9 @@ class LiveLines:
         self._updated, self._is_changed = time.monotonic(), False
         if not self._has_front_end:
             return
-        head = f"running · {time.monotonic() - self._begun:.0f} s" + (f" · {self._spent}" if self._spent else "")
+        head = f"running {clean(self._handle.where)} · {time.monotonic() - self._begun:.0f} s" + (
+            f" · {self._spent}" if self._spent else ""
+        )
         head += " · interrupt the kernel (■) to stop"
         lines = self._lines[-SHOWN_LINES:]
         shown = "\n".join(lines)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import PurePath
 from typing import Any
@@ -13,16 +13,20 @@ from pydantic import JsonValue, ValidationError
 
 from fleet_rlm_jupyter.domain.calls import CallTree, fold
 from fleet_rlm_jupyter.domain.context import Context
-from fleet_rlm_jupyter.domain.errors import BadRequest, ErrorText
+from fleet_rlm_jupyter.domain.errors import BadRequest, ErrorText, NoSuchRun
 from fleet_rlm_jupyter.domain.events import Event, Limits, RunStatus, Usage
 from fleet_rlm_jupyter.domain.lines import found_so_far
 from fleet_rlm_jupyter.domain.masking import Mask
 from fleet_rlm_jupyter.domain.question import Mode
-from fleet_rlm_jupyter.domain.session import Run
+from fleet_rlm_jupyter.domain.session import KeptRun, Run
+from fleet_rlm_jupyter.engine.contexts import read_context
 from fleet_rlm_jupyter.kernel.bundle import MIME, run_json
+from fleet_rlm_jupyter.kernel.connect import Server
 from fleet_rlm_jupyter.kernel.page import as_html, as_text
+from fleet_rlm_jupyter.kernel.placement import HERE, On, Placed, choose
 from fleet_rlm_jupyter.kernel.variables import as_context
-from fleet_rlm_jupyter.settings import load
+from fleet_rlm_jupyter.remote import RemoteRun, RemoteWorkbench
+from fleet_rlm_jupyter.settings import Settings, load
 from fleet_rlm_jupyter.workbench import LiveRun, Question, Workbench, default
 
 STOP_SECONDS = 10
@@ -41,6 +45,7 @@ class Result:
     run: Run = field(repr=False)
     trace: tuple[Event, ...] = field(repr=False)
     mask: Mask = field(repr=False)
+    where: str = HERE
 
     @property
     def answer(self) -> str | None:
@@ -87,13 +92,13 @@ class Result:
         return self.run.sandbox
 
     def __repr__(self) -> str:
-        return as_text(self.run, self.tree, self.mask)
+        return as_text(self.run, self.tree, self.mask, self.where)
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
         tree = self.tree
         return {
-            "text/plain": as_text(self.run, tree, self.mask),
-            "text/html": as_html(self.run, tree, self.mask),
+            "text/plain": as_text(self.run, tree, self.mask, self.where),
+            "text/html": as_html(self.run, tree, self.mask, self.where),
             MIME: run_json(self.run, self.trace, self.mask),
         }
 
@@ -104,9 +109,10 @@ class Handle:
     Interrupting either wait cancels the run; `result()` then gives what was found.
     """
 
-    def __init__(self, live: LiveRun, mask: Mask) -> None:
+    def __init__(self, live: LiveRun | RemoteRun, mask: Mask, where: str = HERE) -> None:
         self.live = live
         self.mask = mask
+        self.where = where
 
     @property
     def run_id(self) -> str:
@@ -128,7 +134,7 @@ class Handle:
         except KeyboardInterrupt:
             self.cancel()
             raise
-        return Result(run, self.live.trace.events, self.mask)
+        return Result(run, self.live.trace.events, self.mask, self.where)
 
     def __await__(self) -> Generator[Any, None, Result]:
         return self._wait().__await__()
@@ -154,6 +160,7 @@ class AskOptions:
     slots: Mapping[str, str] = field(default_factory=dict[str, str])
     limits: Mapping[str, Any] = field(default_factory=dict[str, Any])
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    on: On = "auto"
 
 
 class Notebook:
@@ -176,20 +183,40 @@ class Notebook:
         self._benches.append(Workbench(loaded))
         return self._benches[-1]
 
+    def place(self, options: AskOptions | None = None, tie: str = "") -> Placed:
+        """Where a run goes now; `tie` says what else than its settings holds it in this kernel. Raises BadRequest."""
+        given = options or AskOptions()
+        own = [name for name in {**self.overrides, **given.settings} if not name.startswith(("budget.", "server_"))]
+        ties = [tie] if tie else [f"it has settings of its own ({', '.join(own)})"] if own else []
+        return choose(given.on, self.bench(given.settings).settings, ties)
+
+    def remote(self, server: Server) -> RemoteWorkbench:
+        """The Workbench that a server holds. Nothing of it needs to be kept."""
+        return RemoteWorkbench(server.url, server.token)
+
     def start(self, question: str, context: Context | None, options: AskOptions) -> Handle:
-        """Start a run. Raises FleetError before any work."""
-        bench = self.bench(options.settings)
+        """Start a run, on the server or here. Raises FleetError before any work."""
+        bench, place = self.bench(options.settings), self.place(options)
         asked = Question(question, options.paths, context, options.mode, options.recipe, options.slots)
-        handle = Handle(bench.ask(asked, _limits(bench, options.limits)), Mask.of(bench.settings))
-        self.handles.append(handle)
-        return handle
+        limits = _limits(bench, options.limits)
+        if place.server is None:
+            return self._kept(bench.ask(asked, limits), bench.settings, place)
+        # Files are those of this kernel's folder and machine: they go by content.
+        if context is None and options.paths:
+            context = read_context(options.paths, bench.settings.context)
+        asked = replace(asked, paths=(), context=context and context.value)
+        is_bounded = options.limits or any(name.startswith("budget.") for name in self.overrides)
+        return self._kept(self.remote(place.server).ask(asked, limits if is_bounded else None), bench.settings, place)
 
     def run(self, program: Any, inputs: Mapping[str, Any], options: AskOptions) -> Handle:
-        """Start a run of a program. Raises FleetError before any work."""
+        """Start a run of a program, here. Raises FleetError before any work."""
         bench = self.bench(options.settings)
-        handle = Handle(bench.run(program, inputs, _limits(bench, options.limits)), Mask.of(bench.settings))
-        self.handles.append(handle)
-        return handle
+        place = self.place(options, "a program of your own is code of this kernel")
+        return self._kept(bench.run(program, inputs, _limits(bench, options.limits)), bench.settings, place)
+
+    def _kept(self, live: LiveRun | RemoteRun, settings: Settings, place: Placed) -> Handle:
+        self.handles.append(Handle(live, Mask.of(settings), place.line))
+        return self.handles[-1]
 
     def handle(self, run_id: str | None) -> Handle:
         """The run of that id or the beginning of one, or the last run. Raises BadRequest."""
@@ -214,9 +241,27 @@ class Notebook:
             if handle.status == "running":
                 raise BadRequest(f"run {handle.run_id} is still going on", "wait for it, or interrupt it")
             return handle.result(STOP_SECONDS)
-        bench = self.bench()
-        found = bench.runs.find(run_id).run_id
-        return Result(bench.runs.record(found), tuple(bench.runs.events(found)), Mask.of(bench.settings))
+        bench, server = self.bench(), self.place().server
+        mask = Mask.of(bench.settings)
+        try:
+            found = bench.runs.find(run_id).run_id
+        except NoSuchRun:
+            there = self.remote(server).runs if server else None
+            known = [run.run_id for run in there.list(run_id)] if there else []
+            known = [found for found in known if found.startswith(run_id)]
+            if there is None or server is None or len(known) != 1:
+                raise
+            where = f"on the server at {server.url}"
+            return Result(there.record(known[0]), tuple(there.events(known[0])), mask, where)
+        return Result(bench.runs.record(found), tuple(bench.runs.events(found)), mask)
+
+    def listed(self, words: str) -> list[KeptRun]:
+        """The newest runs that are kept, here and on the server, newest first."""
+        server = self.place().server
+        kept = self.bench().runs.list(words, limit=LISTED_RUNS)
+        there = self.remote(server).runs.list(words, limit=LISTED_RUNS) if server else []
+        runs = {run.run_id: run for run in [*there, *kept]}.values()
+        return sorted(runs, key=lambda run: run.started_at, reverse=True)[:LISTED_RUNS]
 
 
 @cache
@@ -233,20 +278,22 @@ def start(
     recipe: str | None = None,
     slots: Mapping[str, str] | None = None,
     settings: Mapping[str, Any] | None = None,
+    on: On = "auto",
     **options: Any,
 ) -> Handle:
     """Start a run that answers `question` over `context`, and return at once.
 
     `context` is a text, bytes, list, dict, table, array or path, or a list of paths. Further options are the names of
     a budget (`calls, sub_calls, tokens, cost, seconds, depth, sandboxes, siblings, batch`) and `model, sub_model,
-    api_base`; `settings` takes any other by its dotted name. Raises FleetError before any work, never afterwards.
+    api_base`; `settings` takes any other by its dotted name. It runs on the Jupyter server where one answers, else in
+    this kernel; `on` is "server" or "kernel" where that matters. Raises FleetError before any work, never afterwards.
     """
     given = {**(settings or {}), **{name: options.pop(name) for name in _SETTINGS if name in options}}
     paths = _paths(context)
     made = None
     if context is not None and not paths:
         made = as_context(context, notebook().bench(given).settings.context)
-    return notebook().start(question, made, AskOptions(mode, paths, recipe, slots or {}, options, given))
+    return notebook().start(question, made, AskOptions(mode, paths, recipe, slots or {}, options, given, on))
 
 
 def _paths(context: object) -> list[str]:

@@ -83,7 +83,7 @@ class FleetMagics(Magics):
             limits = book.bench(given.settings).settings.context
             context = fleet.kernel.variables.context_of(given.variables, self.shell.user_ns, limits)
         options = fleet.kernel.handles.AskOptions(
-            given.mode, given.paths, given.recipe, given.slots, given.limits, given.settings
+            given.mode, given.paths, given.recipe, given.slots, given.limits, given.settings, given.on
         )
         handle = book.start(cell.strip(), context, options)
         lines = fleet.kernel.display.LiveLines(handle)
@@ -133,6 +133,7 @@ class FleetMagics(Magics):
         models = bench.models()
         running = [handle for handle in book.handles if handle.status == "running"]
         print(f"server:  {_server_line(fleet.kernel.connect.find_server(bench.settings))}")
+        print(f"asks:    {book.place().line}")
         print(f"model:   {models.label} — {models.source}")
         print(f"sandbox: {bench.sandboxes(trusted_code=models.is_offline).isolation.label}")
         print(f"runs:    {len(book.handles)} asked, {len(running)} running")
@@ -162,7 +163,7 @@ class FleetMagics(Magics):
         book = _notebook()
         mask = _mask()
         here = {handle.run_id: handle for handle in book.handles}
-        kept = book.bench().runs.list(" ".join(words), limit=fleet.kernel.handles.LISTED_RUNS)
+        kept = book.listed(" ".join(words))
         lost = [handle for run_id, handle in here.items() if run_id not in {run.run_id for run in kept} and not words]
         if not kept and not lost:
             print("no run is kept that fits; ask with %%fleet" if words else "nothing was asked yet; ask with %%fleet")

@@ -41,12 +41,12 @@ _STATUS = {
 _STOPPED = "var(--jp-warn-color1, #c77700)"
 
 
-def as_text(run: Run, tree: CallTree, mask: Mask) -> str:
+def as_text(run: Run, tree: CallTree, mask: Mask, where: str) -> str:
     """Status, answer, tree and spend in plain lines."""
     lines = [f"{MARKS[run.status]} {status_word(run)}", *_answer_lines(run, tree)]
     if run.error:
         lines += ["", f"error: {run.error.text}", *([f"next:  {run.error.hint}"] if run.error.hint else [])]
-    lines += ["", *tree_lines(tree), "", spend(run, tree)]
+    lines += ["", *tree_lines(tree), "", f"{spend(run, tree)} · {where}"]
     return clean(mask("\n".join(lines)))
 
 
@@ -61,7 +61,7 @@ def tree_lines(tree: CallTree) -> Iterator[str]:
         yield f"{line}  {'✗ ' if call.error else ''}{_gist(call)}"[:160].rstrip()
 
 
-def as_html(run: Run, tree: CallTree, mask: Mask) -> str:
+def as_html(run: Run, tree: CallTree, mask: Mask, where: str) -> str:
     """The same, as nested lists that fold. Inline styles only; no script, no link, nothing from outside."""
     color = _STATUS.get(run.status, _STOPPED)
     parts = [
@@ -76,7 +76,7 @@ def as_html(run: Run, tree: CallTree, mask: Mask) -> str:
         f'<span style="{_MUTED}">{_extent(tree)}</span></summary>',
         *_html_tree(tree, mask),
         "</details>",
-        f'<div style="{_MUTED};font-size:.9em">{_text(spend(run, tree), mask)}</div></div>',
+        f'<div style="{_MUTED};font-size:.9em">{_text(f"{spend(run, tree)} · {where}", mask)}</div></div>',
     ]
     return "".join(parts)
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import tempfile
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from integration.jupyter_servers import JupyterServer
 from scripted_model import ScriptedModel
 
 from fleet_rlm_jupyter.domain.events import Event
+from fleet_rlm_jupyter.remote import RemoteRun, RemoteWorkbench
 from fleet_rlm_jupyter.sandbox.daytona import DaytonaSandboxes
-from fleet_rlm_jupyter.settings import Settings, load
+from fleet_rlm_jupyter.settings import Settings, load, variable
 from fleet_rlm_jupyter.testing import code, scripted_workbench
 from fleet_rlm_jupyter.workbench import LiveRun, Question, Workbench
 
@@ -138,13 +142,33 @@ class InThisProcess:
         self._bench.close()
 
 
+class OnAServer:
+    """A Jupyter server's worker, over REST and the socket."""
+
+    def __init__(self, model: ScriptedModel) -> None:
+        self._home = tempfile.TemporaryDirectory(prefix="fleet-stop-", ignore_cleanup_errors=True)
+        environ = {variable(name): str(value) for name, value in {**model.settings, "budget.depth": 3}.items()}
+        self._server = JupyterServer("jupyter server", Path(self._home.name), environ)
+        self._bench = RemoteWorkbench(self._server.url, self._server.token)
+
+    def ask(self, question: str, see: Callable[[Event], None]) -> RemoteRun:
+        return self._bench.ask(Question(question, context="x" * 1000, mode="rlm_only", can_answer=True), watcher=see)
+
+    def cancel(self, run: RemoteRun, call_id: str) -> None:
+        self._bench.cancel(run.run_id, call_id)
+
+    def close(self) -> None:
+        self._server.end()
+        self._home.cleanup()
+
+
 @pytest.fixture(scope="module")
 def model():
     with ScriptedModel(lambda prompt: "") as running:
         yield running
 
 
-@pytest.fixture(scope="module", params=[InThisProcess])
+@pytest.fixture(scope="module", params=[InThisProcess, OnAServer])
 def place(request, model):
     made = request.param(model)
     yield made

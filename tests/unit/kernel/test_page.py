@@ -115,7 +115,7 @@ def test_the_corpus_is_large_enough():
 def test_untrusted_text_stays_text(attack):
     events = hostile(attack)
     run = record(events, question=attack, model=attack, error=ErrorText(code="x", text=attack, hint=attack))
-    html = as_html(run, fold(events), Mask())
+    html = as_html(run, fold(events), Mask(), "here")
     assert attack.strip("\0\u202e").replace("\0", "\\x00") in checked(html).text or "\u202e" in attack
 
 
@@ -123,9 +123,9 @@ def test_untrusted_text_stays_text(attack):
 def test_a_golden_run_is_shown_whole(name):
     events = golden(name)
     tree = fold(events)
-    page = checked(as_html(record(events), tree, Mask()))
+    page = checked(as_html(record(events), tree, Mask(), "here"))
     assert page.open == []
-    text = as_text(record(events), tree, Mask())
+    text = as_text(record(events), tree, Mask(), "here")
     for call in tree.calls.values():
         if call.kind and call.kind != "rlm":
             assert call.name in page.text
@@ -145,8 +145,8 @@ def test_keys_and_home_are_masked_everywhere():
     run = record(events, question=f"{key} {home}/data")
     mask = Mask([key], home)
     saved = [
-        as_html(run, fold(events), mask),
-        as_text(run, fold(events), mask),
+        as_html(run, fold(events), mask, "here"),
+        as_text(run, fold(events), mask, "here"),
         json.dumps(run_json(run, events, mask)),
     ]
     for text in saved:
@@ -185,8 +185,8 @@ def test_a_deep_or_wide_tree_is_still_a_page():
     wide += [(f"w{n}", CallStarted(parent_id="w", kind="lm", name="m", depth=1)) for n in range(3000)]
     for facts in (deep, wide):
         events = made([*facts, (None, RunEnded(status="done", answer="a"))])
-        assert len(as_html(record(events), fold(events), Mask())) < 500_000
-        checked(as_html(record(events), fold(events), Mask()))
+        assert len(as_html(record(events), fold(events), Mask(), "here")) < 500_000
+        checked(as_html(record(events), fold(events), Mask(), "here"))
 
 
 if __name__ == "__main__":
