@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import sys
 import sysconfig
+import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,6 +52,7 @@ def main() -> None:
 def outcomes(is_verbose: bool = False, only: int | None = None) -> list[Outcome]:
     """Ask all questions, or the one at that place, through the whole Workbench."""
     truth = _truth()
+    os.environ["JUPYTER_DATA_DIR"] = tempfile.mkdtemp(prefix="fleet-bench-")  # not among the user's own runs
     bench = Workbench(Settings(model="offline/recipes"), UnisolatedSandboxes())
     found: list[Outcome] = []
     for at, question in enumerate(truth.questions()):

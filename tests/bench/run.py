@@ -236,4 +236,5 @@ def _load() -> str:
 
 
 if __name__ == "__main__":
+    os.environ["JUPYTER_DATA_DIR"] = tempfile.mkdtemp(prefix="fleet-bench-")  # not among the user's own runs
     main()
