@@ -367,17 +367,6 @@ def data_folder() -> Path:
     return Path(jupyter_data_dir()) / "fleet_rlm"
 
 
-def url_of(settings: StoreSettings) -> str:
-    """`store.url`, or the file in the Jupyter data folder."""
-    return settings.url or f"sqlite:///{data_folder() / 'fleet.db'}"
-
-
-def folder_of(settings: StoreSettings) -> Path:
-    """What is kept beside the store: the folder of its file, or ours in the Jupyter data folder."""
-    url = settings.url or ""
-    return Path(url.removeprefix("sqlite:///")).parent if url.startswith("sqlite:///") else data_folder()
-
-
 def kernel_variables() -> dict[str, str]:
     """What Jupyter and a Hub tell a kernel about where it runs, by the names of the variables; unset ones are empty."""
     names = ("JPY_PARENT_PID", "JUPYTERHUB_SERVICE_URL", "JUPYTERHUB_API_TOKEN")

@@ -8,7 +8,8 @@ from typing import Any
 import dspy
 
 from fleet_rlm_jupyter.domain.budget import Budget
-from fleet_rlm_jupyter.domain.events import RunStarted, preview
+from fleet_rlm_jupyter.domain.events import RunStarted
+from fleet_rlm_jupyter.domain.previews import preview
 from fleet_rlm_jupyter.engine.recorder import Emit
 from fleet_rlm_jupyter.engine.recursion import Recursion, Site
 

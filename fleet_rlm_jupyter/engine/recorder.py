@@ -22,9 +22,8 @@ from fleet_rlm_jupyter.domain.events import (
     Event,
     Fact,
     Usage,
-    preview,
-    whole,
 )
+from fleet_rlm_jupyter.domain.previews import preview, whole
 from fleet_rlm_jupyter.engine.controls import Controls
 from fleet_rlm_jupyter.engine.meter import current_bill, usage_of
 

@@ -28,8 +28,9 @@ from fleet_rlm_jupyter.domain.errors import (
     SandboxesExceeded,
     ToolFailed,
 )
-from fleet_rlm_jupyter.domain.events import ArtifactWritten, Log, QuestionAsked, SandboxChanged, preview
+from fleet_rlm_jupyter.domain.events import ArtifactWritten, Log, QuestionAsked, SandboxChanged
 from fleet_rlm_jupyter.domain.ports import EXECUTION_INSTRUCTIONS, Interpreter, Role, Sandboxes
+from fleet_rlm_jupyter.domain.previews import preview
 from fleet_rlm_jupyter.engine.controls import Controls
 from fleet_rlm_jupyter.engine.failures import explained
 from fleet_rlm_jupyter.engine.meter import Meter

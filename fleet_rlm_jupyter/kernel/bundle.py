@@ -8,8 +8,9 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from fleet_rlm_jupyter.domain.events import PREVIEW_BYTES, Event, preview
+from fleet_rlm_jupyter.domain.events import Event
 from fleet_rlm_jupyter.domain.masking import Mask
+from fleet_rlm_jupyter.domain.previews import PREVIEW_BYTES, preview
 from fleet_rlm_jupyter.domain.session import Run
 
 MIME = "application/vnd.fleet-rlm.run+json"

@@ -6,11 +6,12 @@ import threading
 import time
 
 from fleet_rlm_jupyter.domain.errors import StoreFailed
-from fleet_rlm_jupyter.settings import StoreSettings, folder_of, url_of
+from fleet_rlm_jupyter.settings import StoreSettings
 from fleet_rlm_jupyter.store.allocations import StoredAllocations
 from fleet_rlm_jupyter.store.archive import Archive
 from fleet_rlm_jupyter.store.contexts import prune_folder
 from fleet_rlm_jupyter.store.database import Database
+from fleet_rlm_jupyter.store.place import folder_of, url_of
 from fleet_rlm_jupyter.store.runs import StoredRuns
 from fleet_rlm_jupyter.store.sessions import StoredSessions
 

@@ -10,8 +10,9 @@ from fleet_rlm_jupyter.domain.ports import Sandboxes
 from fleet_rlm_jupyter.domain.session import new_id
 from fleet_rlm_jupyter.engine.models import Models, resolve
 from fleet_rlm_jupyter.sandbox.daytona import DaytonaSandboxes
-from fleet_rlm_jupyter.settings import Loaded, Settings, folder_of, secrets_of
+from fleet_rlm_jupyter.settings import Loaded, Settings, secrets_of
 from fleet_rlm_jupyter.store.journal import Journal
+from fleet_rlm_jupyter.store.place import folder_of
 from fleet_rlm_jupyter.verbs.live import LiveRun
 
 

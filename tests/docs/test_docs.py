@@ -16,7 +16,7 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
 from fleet_rlm_jupyter import cli
-from fleet_rlm_jupyter.domain import errors, events
+from fleet_rlm_jupyter.domain import errors, events, previews
 from fleet_rlm_jupyter.domain.errors import EndsRun, ErrorText, FleetError, ForModel, ForUser, SandboxError, StoreFailed
 from fleet_rlm_jupyter.engine.recipes import RECIPES
 from fleet_rlm_jupyter.settings import ALSO, Settings, describe, variable
@@ -64,7 +64,7 @@ def events_page() -> str:
         "Everything that leaves a run is one ordered list of facts in the past tense. One event is one line of JSON:",
         "```json\n" + _example() + "\n```",
         "Consumers skip types they do not know. State in a fact is a total, never an increment; only `call.text` "
-        f"appends. Previews have at most {events.PREVIEW_BYTES:,} bytes. NaN and infinities are the texts `NaN`, "
+        f"appends. Previews have at most {previews.PREVIEW_BYTES:,} bytes. NaN and infinities are the texts `NaN`, "
         "`Infinity` and `-Infinity`.",
         "## Envelope",
         *_fields(events.Event, leave_out="fact"),

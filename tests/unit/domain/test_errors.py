@@ -15,6 +15,7 @@ from fleet_rlm_jupyter.domain.errors import (
     ForModel,
     ForUser,
     SandboxError,
+    ServerUnavailable,
     StoreFailed,
 )
 
@@ -26,7 +27,7 @@ def test_every_error_has_a_code_of_its_own_a_sentence_and_a_place_in_the_tree(ki
     assert [other for other in ALL if other.code == kind.code] == [kind]
     assert kind.__doc__
     assert kind.__name__ in (errors.__doc__ or ""), "the tree is drawn in the module's docstring"
-    roots = (ForModel, EndsRun, ForUser, SandboxError, StoreFailed)
+    roots = (ForModel, EndsRun, ForUser, SandboxError, ServerUnavailable, StoreFailed)
     families = [family for family in roots if issubclass(kind, family)]
     assert len(families) == (0 if kind is FleetError else 1)
     again = type(kind("text", "hint"))("text", "hint")

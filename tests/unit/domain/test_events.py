@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from fleet_rlm_jupyter.domain.events import (
-    PREVIEW_BYTES,
     CallText,
     Event,
     KnownFact,
@@ -21,8 +20,8 @@ from fleet_rlm_jupyter.domain.events import (
     RunEnded,
     ScoreReported,
     Unrecognized,
-    preview,
 )
+from fleet_rlm_jupyter.domain.previews import PREVIEW_BYTES, preview
 
 TEXTS = st.text(max_size=30)
 JSON = st.recursive(
