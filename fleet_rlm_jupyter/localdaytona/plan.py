@@ -18,12 +18,24 @@ class MountedVolume:
     target: str
 
 
+MOST_PROCESSES = 512
+_MB_OF_A_FORK = 4
+"""What a forked Python costs at the least. A bomb of forks has to meet its own limit, an error that code can catch,
+before the memory runs out: the kernel would then kill by size, and the kernel of the sandbox is as large as any."""
+
+
 @dataclass(frozen=True)
 class ProcessLimits:
     memory_mb: int = 0  # per process; 0 means no limit
     file_mb: int = 16384
     open_files: int = 4096
-    processes: int = 512
+    processes: int = MOST_PROCESSES
+
+    @classmethod
+    def within(cls, memory_mb: int) -> "ProcessLimits":
+        """The limits of a sandbox with so much memory."""
+        fitting = memory_mb // _MB_OF_A_FORK if memory_mb else MOST_PROCESSES
+        return cls(memory_mb=memory_mb, processes=min(MOST_PROCESSES, max(32, fitting)))
 
 
 @dataclass(frozen=True)

@@ -317,7 +317,7 @@ class LocalSandboxes:
 
     def _plan(self, sandbox: LocalSandbox) -> SandboxPlan:
         memory_gb, disk_gb = number(sandbox.wanted, "memory", 0), number(sandbox.wanted, "disk", 0)
-        limits = ProcessLimits(memory_mb=memory_gb * 1024 or self._ground.memory_mb)
+        limits = ProcessLimits.within(memory_gb * 1024 or self._ground.memory_mb)
         # A group takes time to enter: only for what nothing else bounds.
         is_counted = self._ground.level == "L3" or (self._ground.level == "L2" and self._ground.owner is not None)
         kinds = ({"memory"} if limits.memory_mb else set[str]()) | (set[str]() if is_counted else {"pids"})

@@ -38,6 +38,8 @@ def making(level: str, cell_seconds: float) -> Iterator[Make]:
     try:
         assert home.isolation.level == level
     except FleetError as err:
+        if "no sandbox can be had here" not in err.text:
+            raise  # a server that does not start is no missing level
         pytest.skip(f"{level} is not offered here: {err}")
     yield lambda: home.open(ROLE)
     home.close()

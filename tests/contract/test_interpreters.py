@@ -39,6 +39,8 @@ def making(level: str, **given: Any) -> tuple[Make, Callable[[], None]]:
     try:
         assert home.isolation.level == level
     except FleetError as err:
+        if "no sandbox can be had here" not in err.text:
+            raise  # a server that does not start is no missing level
         pytest.skip(f"{level} is not offered here: {err}")
     return lambda: home.open(ROLE), home.close
 
