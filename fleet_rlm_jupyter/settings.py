@@ -124,17 +124,13 @@ class SandboxSettings(_Group):
         default="fleet-rlm", min_length=1, description="volume that holds the sessions' files; none to do without one"
     )
     children: Literal["auto", "fork", "clean", "context"] = Field(
-        default="auto",
-        description="a child's sandbox: a fork of its parent's, a clean one, or a new REPL in the same one",
+        default="auto", description="a child's sandbox: forked from its parent's, clean, or a new REPL in the same"
     )
     fork_fallback: Literal["clean", "fail"] = Field(
         default="clean", description="what a child gets where a fork was asked for and cannot be had"
     )
     memory_mb: int = Field(
-        default=2048,
-        ge=128,
-        description="memory of each process in a local sandbox, and of all together where control groups are "
-        "delegated, in MB",
+        default=2048, ge=128, description="memory in MB of a local process, and of a sandbox where groups are delegated"
     )
     cell_seconds: float = Field(
         default=300, gt=0, description="seconds one cell may run, waiting for sub-calls left out"

@@ -84,7 +84,15 @@ class SessionSandboxes:
                 self._creation.delete_id(kept.sandbox_id)
                 kept.sandbox_id = ""
         kept.mount, missing = self._mount(role)
-        machine = self._pool.make(Spec(self._labels(role), is_kept=True, mount=kept.mount))
+        try:
+            machine = self._pool.make(Spec(self._labels(role), is_kept=True, mount=kept.mount))
+        except SandboxUnavailable as err:
+            if kept.mount is None or self._client.is_remote:
+                raise
+            # Here a volume is a folder, which may belong to a user that this server cannot be.
+            self._client.refuse_if_closed()
+            kept.mount, missing = None, f"no volume: {err.text}"
+            machine = self._pool.make(Spec(self._labels(role), is_kept=True))
         kept.sandbox_id = machine.sandbox_id
         why = f"the one before is gone: {lost}" if lost else missing
         return machine, self._changed(machine, "recreated" if lost else "ready", why, kept.mount)
