@@ -14,6 +14,7 @@ LOG = 'log = "".join(f"level={"ERROR" if n % 7 == 0 else "INFO"} service=s{n % 5
     '{"ERROR" if n % 7 == 0 else "INFO"}', "{'ERROR' if n % 7 == 0 else 'INFO'}"
 )
 ASK = "%%fleet --var log -o result\nWhich service has the most errors?"
+PLACES = {"server": "on the server at", "kernel": "in this kernel"}
 
 
 def contrast(locator) -> float:
@@ -38,12 +39,13 @@ def luminance(rgb: list[int]) -> float:
     return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
 
 
-@pytest.mark.parametrize("theme", ["Light", "Dark"])
-def test_a_question_shows_its_answer_and_its_tree_readably(open_lab, theme):
-    book = open_lab(FLEET_MODEL="offline/recipes").open([LOAD, LOG, ASK], theme)
+@pytest.mark.parametrize(("theme", "on"), [("Light", "server"), ("Dark", "kernel")])
+def test_a_question_shows_its_answer_and_its_tree_readably(open_lab, theme, on):
+    ask = ASK.replace("-o", f"--on {on} -o")
+    book = open_lab(FLEET_MODEL="offline/recipes").open([LOAD, LOG, ask], theme)
     book.run_all()
     book.wait_for("Recursion tree")
-    for words in ("done", "s0 and s2 share", "Recursion tree", "step 1/20"):
+    for words in ("done", "s0 and s2 share", "Recursion tree", "step 1/20", PLACES[on]):
         shown = book.page.locator(f".jp-OutputArea-output >> text={words}").first
         assert contrast(shown) >= 3, words
     assert book.errors == []
@@ -63,12 +65,13 @@ def test_the_tree_folds_by_keyboard(open_lab):
     book.page.close()
 
 
-def test_the_square_in_the_toolbar_stops_a_question_and_keeps_what_was_found(open_lab):
+@pytest.mark.parametrize("on", PLACES)
+def test_the_square_in_the_toolbar_stops_a_question_and_keeps_what_was_found(open_lab, on):
     steps = iter([code("print('found: half of it')"), code("import time; time.sleep(60)")])
     with ScriptedModel(lambda prompt: next(steps)) as model:
         given = model.settings
         environ = {"FLEET_MODEL": given["model"], "FLEET_API_BASE": given["api_base"], "FLEET_API_KEY": "none-needed"}
-        book = open_lab(**environ).open([LOAD, "%%fleet_rlm -o partial\nanything?", "print(partial.status)"])
+        book = open_lab(**environ).open([LOAD, f"%%fleet_rlm --on {on} -o partial\nanything?", "print(partial.status)"])
         book.run_all()
         book.wait_for("step 2/20")
         until(lambda: model.calls == 2, "the second step was not asked for")
