@@ -61,6 +61,7 @@ soak: $(VENV)/.test ## properties with 10,000 examples, and load
 
 bench: $(VENV)/.test ## print the figures
 	$(BIN)/python tests/bench/run.py
+	$(BIN)/python tests/bench/server.py
 	$(BIN)/python tests/bench/questions.py
 	$(BIN)/python tests/bench/peers.py $(VENV)/peers
 

@@ -41,6 +41,8 @@ class ContextHandler(WorkerHandler):
         self._is_whole = False
         put = asyncio.to_thread(self._contexts.put, self._sha256, self._stream(), given.offset)
         self._writing = asyncio.ensure_future(put)
+        # Where the sender has gone nobody waits for it, and its error is nobody's.
+        self._writing.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     async def data_received(self, chunk: bytes) -> None:
         if self._writing is not None and not self._writing.done():
