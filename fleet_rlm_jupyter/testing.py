@@ -17,7 +17,17 @@ import dspy
 from dspy import lm15
 
 from fleet_rlm_jupyter.domain.events import Limits, SandboxChanged, SandboxState
-from fleet_rlm_jupyter.domain.ports import Allocation, Files, Interpreter, Isolation, OnFact, OnOutput, Role, Sandboxes
+from fleet_rlm_jupyter.domain.ports import (
+    Allocation,
+    Files,
+    Interpreter,
+    Isolation,
+    OnFact,
+    OnOutput,
+    PullableInterpreter,
+    Role,
+    Sandboxes,
+)
 from fleet_rlm_jupyter.engine.models import ANSWER, Models
 from fleet_rlm_jupyter.sandbox import volume_tool
 from fleet_rlm_jupyter.sandbox.files import VolumeFiles
@@ -146,7 +156,7 @@ class UnisolatedSandboxes:
     def isolation(self) -> Isolation:
         return Isolation("L1", "a plain subprocess (tests only)")
 
-    def open(self, role: Role, on_output: OnOutput | None = None, on_fact: OnFact | None = None) -> Interpreter:
+    def open(self, role: Role, on_output: OnOutput | None = None, on_fact: OnFact | None = None) -> PullableInterpreter:
         with self._lock:
             self.opened.append(role)
             return _PlainInterpreter(self, f"plain-{next(self._numbers)}", on_fact)
@@ -235,6 +245,9 @@ class _PlainInterpreter(dspy.LocalInterpreter):
             self._is_live = True
             self._home.count(1)
             self._told("ready")
+
+    def pull(self, name: str) -> Any:
+        return json.loads(str(self.execute(f"import json; print(json.dumps({name}))")))
 
     def interrupt(self) -> None:
         self.shutdown()

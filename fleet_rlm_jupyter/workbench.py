@@ -26,6 +26,7 @@ from fleet_rlm_jupyter.engine.run import execute
 from fleet_rlm_jupyter.engine.trace import Watcher
 from fleet_rlm_jupyter.settings import Loaded, Settings, load
 from fleet_rlm_jupyter.store.journal import FullValue
+from fleet_rlm_jupyter.verbs.cells import Cells
 from fleet_rlm_jupyter.verbs.checks import check_all
 from fleet_rlm_jupyter.verbs.house import House
 from fleet_rlm_jupyter.verbs.live import LiveRun
@@ -186,6 +187,11 @@ class Workbench:
         """A fresh interpreter in a sandbox, for a DSPy program of the caller's own; its `shutdown` ends the sandbox."""
         role = Role(self._house.session_id(self.owner), new_id("r"), "interpreter", 1)
         return self.sandboxes().open(role)
+
+    def cells(self, session_id: str | None = None) -> Cells:
+        """A REPL for code of the user's own in the session's sandbox, always the same one. Raises NoSuchSession."""
+        named = self._session_id(session_id)
+        return self._house.cells.setdefault((self.owner, named), Cells(self._house, named))
 
     def check(self) -> list[Check]:
         """What is configured, from where, whether it works, and what to do next. Starts a sandbox and runs one cell."""

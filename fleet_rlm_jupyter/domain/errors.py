@@ -8,7 +8,7 @@ FleetError(text, hint)
 │   ├── BudgetExceeded · DeadlineExceeded · Cancelled
 ├── ForUser        said before any work
 │   ├── BadSettings · NoSuchSession · NoSuchRun · SessionBusy · KeyReused ·
-│   │   BadPath (NotText, BadUrl) · BadRequest · ModelFailed
+│   │   BadPath (NotText, BadUrl) · BadRequest · CellFailed · ModelFailed
 ├── SandboxError   the machine under the code
 │   ├── SandboxUnavailable   retry is safe
 │   └── SandboxLost          its state is gone
@@ -162,6 +162,16 @@ class BadRequest(ForUser):
     """The question or an argument cannot be worked on."""
 
     code = "bad_request"
+
+
+class CellFailed(ForUser):
+    """A cell of the user's own raised in the sandbox; `trace` is the sandbox's traceback."""
+
+    code = "cell_failed"
+
+    def __init__(self, text: str, hint: str = "", trace: str = "") -> None:
+        super().__init__(text, hint)
+        self.trace = trace
 
 
 class ModelFailed(ForUser):

@@ -30,7 +30,8 @@ class Role:
     """Whom a sandbox works for; becomes its labels.
 
     `is_kept`: the sandbox is the session's and outlives this role; who comes next in that session finds its files.
-    `files`: paths below the roots of the volume that a child is given copies of.
+    `files`: paths below the roots of the volume that a child is given copies of. `is_beside`: its REPL stays in the
+    session's sandbox beside those of the runs, and keeps none of them waiting.
     """
 
     session_id: str
@@ -39,6 +40,7 @@ class Role:
     depth: int
     is_kept: bool = False
     files: tuple[str, ...] = ()
+    is_beside: bool = False
 
 
 class Interpreter(Protocol):
@@ -64,6 +66,14 @@ class Interpreter(Protocol):
         ...
 
     def shutdown(self) -> None: ...
+
+
+class PullableInterpreter(Interpreter, Protocol):
+    """One whose values come out by name too."""
+
+    def pull(self, name: str) -> Any:
+        """The value of a variable; "_" is what the last cell ended with. Raises CodeExecutionError."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +114,9 @@ class Sandboxes(Protocol):
 
     @property
     def isolation(self) -> Isolation: ...  # may start the local server; raises SandboxUnavailable, BadSettings
-    def open(self, role: Role, on_output: OnOutput | None = None, on_fact: OnFact | None = None) -> Interpreter: ...
+    def open(
+        self, role: Role, on_output: OnOutput | None = None, on_fact: OnFact | None = None
+    ) -> PullableInterpreter: ...
     def child(
         self, parent_id: str, role: Role, on_output: OnOutput | None = None, on_fact: OnFact | None = None
     ) -> Interpreter: ...

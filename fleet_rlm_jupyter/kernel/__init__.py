@@ -11,6 +11,7 @@ from typing import Any
 _MODULES = {
     "arguments",
     "bundle",
+    "cells",
     "completion",
     "connect",
     "display",

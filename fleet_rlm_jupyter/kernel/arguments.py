@@ -66,12 +66,34 @@ SUBCOMMANDS = {
     "help": "This help.",
 }
 
+SANDBOX_OPTIONS = (
+    Option(("--var",), "variable", "NAME", "A variable of this kernel, set in the sandbox; repeatable.", (), True),
+    Option(
+        ("-o", "--out"),
+        "new variable",
+        "NAME",
+        "A variable of this kernel for what comes out: the value that the cell ends with or submits, else the "
+        "sandbox's variable of that name.",
+    ),
+    Option(("--seconds",), "number", "S", "Most seconds; at most sandbox.cell_seconds."),
+)
+
 CELL_USAGE = "%%fleet [options]\nYOUR QUESTION"
+SANDBOX_USAGE = "%%fleet_sandbox [options]\nYOUR PYTHON"
+SANDBOX_ABOUT = (
+    "The cell is Python of yours, run in the sandbox where this kernel's questions run, with their files: no model is "
+    "asked.",
+    "Its variables stay for the next such cell, apart from those of the questions. A value comes out as data, never as "
+    "code: plain values, arrays, Series and DataFrames.",
+    "An interrupt or a timeout stops the cell and keeps its variables, unless the cell does not yield.",
+    "It always runs from this kernel, also where questions run on the server; their sandbox and files are others then.",
+    "Where no isolation is to be had it runs without, as what you type in a cell does anyway; the output says so.",
+)
 
 
 class _OptionParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise fleet.ForUser(message, "%%fleet? shows the options")
+        raise fleet.ForUser(message, f"{self.prog}? shows the options")
 
 
 @dataclass(slots=True)
@@ -92,13 +114,7 @@ class CellArguments:
 
 def parse(line: str) -> CellArguments:
     """Raises ForUser for what is no option, with the nearest one."""
-    words = split(line)
-    found, rest = _parser().parse_known_args(words)
-    if rest:
-        raise _unknown(rest[0])
-    for name in [*found.var, *([found.out] if found.out else [])]:
-        if not name.isidentifier():
-            raise fleet.ForUser(f"{name!r} is no name of a variable", "assign the value to a variable, then name that")
+    found = _read(line, "%%fleet", OPTIONS)
     settings = dict(_pairs("--set", found.set))
     settings.update({name: getattr(found, name) for name in SETTINGS if getattr(found, name) is not None})
     return CellArguments(
@@ -115,6 +131,22 @@ def parse(line: str) -> CellArguments:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class SandboxArguments:
+    """What the line of a `%%fleet_sandbox` cell says."""
+
+    variables: list[str]
+    out: str | None
+    seconds: float | None
+    is_help: bool
+
+
+def parse_sandbox(line: str) -> SandboxArguments:
+    """Raises ForUser for what is no option, with the nearest one."""
+    found = _read(line, "%%fleet_sandbox", SANDBOX_OPTIONS)
+    return SandboxArguments(list(dict.fromkeys(found.var)), found.out, found.seconds, found.is_help)
+
+
 def split(line: str) -> list[str]:
     """The words of a magic's line, as a shell would cut them. Raises ForUser for an open quotation mark."""
     try:
@@ -125,19 +157,16 @@ def split(line: str) -> list[str]:
 
 def cell_help() -> str:
     """What `%%fleet?` shows."""
-    lines = [
-        "Ask a question over contexts of any size: the cell is the question, its answer and recursion tree the output.",
-        "",
-        *(f"    {line}" for line in CELL_USAGE.splitlines()),
-        "",
-        "options:",
-    ]
-    for option in OPTIONS:
-        names = ", ".join(option.names)
-        choices = f" One of {', '.join(option.choices)}." if option.choices else ""
-        lines.append(f"  {names + ' ' + option.metavar:<24} {option.help}{choices}")
-    lines += ["", "The result that -o names has answer, status, usage, tree, trace, error, outputs and found."]
-    return "\n".join(lines)
+    about = (
+        "Ask a question over contexts of any size: the cell is the question, its answer and recursion tree the output."
+    )
+    ends = "The result that -o names has answer, status, usage, tree, trace, error, outputs and found."
+    return "\n".join([about, *_usage(CELL_USAGE, OPTIONS), "", ends])
+
+
+def sandbox_help() -> str:
+    """What `%%fleet_sandbox?` shows."""
+    return "\n".join([*SANDBOX_ABOUT, *_usage(SANDBOX_USAGE, SANDBOX_OPTIONS)])
 
 
 def line_help() -> str:
@@ -147,8 +176,27 @@ def line_help() -> str:
     return "\n".join(lines)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _OptionParser(prog="%%fleet", add_help=False, allow_abbrev=False)
+def _usage(usage: str, options: tuple[Option, ...]) -> list[str]:
+    lines = ["", *(f"    {line}" for line in usage.splitlines()), "", "options:"]
+    for option in options:
+        names = ", ".join(option.names)
+        choices = f" One of {', '.join(option.choices)}." if option.choices else ""
+        lines.append(f"  {names + ' ' + option.metavar:<24} {option.help}{choices}")
+    return lines
+
+
+def _read(line: str, magic: str, options: tuple[Option, ...]) -> argparse.Namespace:
+    found, rest = _parser(magic, options).parse_known_args(split(line))
+    if rest:
+        raise _unknown(rest[0], magic, options)
+    for name in [*found.var, *([found.out] if found.out else [])]:
+        if not name.isidentifier():
+            raise fleet.ForUser(f"{name!r} is no name of a variable", "assign the value to a variable, then name that")
+    return found
+
+
+def _parser(magic: str, options: tuple[Option, ...]) -> argparse.ArgumentParser:
+    parser = _OptionParser(prog=magic, add_help=False, allow_abbrev=False)
     kinds = {
         "calls": int,
         "sub_calls": int,
@@ -158,7 +206,7 @@ def _parser() -> argparse.ArgumentParser:
         "cost": float,
         "seconds": float,
     }
-    for option in OPTIONS:
+    for option in options:
         if option.is_repeatable:
             parser.add_argument(*option.names, dest=option.name, action="append", default=[])
         else:
@@ -177,11 +225,12 @@ def _pairs(option: str, texts: list[str]) -> list[tuple[str, str]]:
     return [(name, value) for name, _, value in (text.partition("=") for text in texts)]
 
 
-def _unknown(word: str) -> fleet.ForUser:
+def _unknown(word: str, magic: str, options: tuple[Option, ...]) -> fleet.ForUser:
     if not word.startswith("-"):
-        return fleet.ForUser(f"{word!r} is no option", "the question goes into the cell, below the line of %%fleet")
-    known = [name for option in OPTIONS for name in option.names]
+        what = "the question" if options is OPTIONS else "the code"
+        return fleet.ForUser(f"{word!r} is no option", f"{what} goes into the cell, below the line of {magic}")
+    known = [name for option in options for name in option.names]
     near = difflib.get_close_matches(word, known, 1)
     return fleet.ForUser(
-        f"there is no option {word}", f"did you mean {near[0]}?" if near else "%%fleet? shows the options"
+        f"there is no option {word}", f"did you mean {near[0]}?" if near else f"{magic}? shows the options"
     )

@@ -8,9 +8,9 @@ from typing import Any
 from IPython.core.completer import CompletionContext, SimpleCompletion, context_matcher
 
 import fleet_rlm_jupyter as fleet
-from fleet_rlm_jupyter.kernel.arguments import OPTIONS, SUBCOMMANDS, Option
+from fleet_rlm_jupyter.kernel.arguments import OPTIONS, SANDBOX_OPTIONS, SUBCOMMANDS, Option
 
-_CELLS = ("%%fleet_rlm", "%%fleet")
+_CELLS = ("%%fleet_rlm", "%%fleet_sandbox", "%%fleet")
 
 
 def matcher(user_ns: Mapping[str, object]) -> Any:
@@ -32,10 +32,11 @@ def candidates(line: str, word: str, user_ns: Mapping[str, object]) -> Iterable[
     if words and words[0] == "%fleet":
         return _of_line_magic(words[1:])
     before = words[-1] if words else ""
-    option = next((option for option in OPTIONS if before in option.names), None)
+    options = SANDBOX_OPTIONS if words[:1] == ["%%fleet_sandbox"] else OPTIONS
+    option = next((option for option in options if before in option.names), None)
     if option is not None:
         return _of_option(option, words, user_ns)
-    return [(name, "option") for option in OPTIONS for name in option.names] + [("--help", "option")]
+    return [(name, "option") for option in options for name in option.names] + [("--help", "option")]
 
 
 def _line_and_word(context: CompletionContext) -> tuple[str | None, str]:

@@ -14,7 +14,16 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, cell_magic, line_cell_magic, magics_class
 
 import fleet_rlm_jupyter as fleet
-from fleet_rlm_jupyter.kernel.arguments import SUBCOMMANDS, CellArguments, cell_help, line_help, parse, split
+from fleet_rlm_jupyter.kernel.arguments import (
+    SUBCOMMANDS,
+    CellArguments,
+    cell_help,
+    line_help,
+    parse,
+    parse_sandbox,
+    sandbox_help,
+    split,
+)
 from fleet_rlm_jupyter.kernel.completion import matcher
 
 _WARM = ("fleet_rlm_jupyter.kernel.display", "daytona")
@@ -45,7 +54,7 @@ class FleetInterrupted(KeyboardInterrupt):
 
 @magics_class
 class FleetMagics(Magics):
-    """`%fleet`, `%%fleet` and `%%fleet_rlm`."""
+    """`%fleet`, `%%fleet`, `%%fleet_rlm` and `%%fleet_sandbox`."""
 
     shell: Any
 
@@ -65,8 +74,13 @@ class FleetMagics(Magics):
 
         self._guarded(ask)
 
+    @cell_magic("fleet_sandbox")
+    def fleet_sandbox(self, line: str, cell: str) -> None:
+        self._guarded(lambda: self._run_in_sandbox(line, cell))
+
     fleet.__doc__ = f"{line_help()}\n\n{cell_help()}"
     fleet_rlm.__doc__ = f"The same as %%fleet --mode rlm_only.\n\n{cell_help()}"
+    fleet_sandbox.__doc__ = sandbox_help()
 
     def _ask(self, given: CellArguments, cell: str) -> None:
         if given.is_help:
@@ -103,6 +117,24 @@ class FleetMagics(Magics):
             raise FleetInterrupted(f"interrupted: run {handle.run_id} was cancelled{kept}")
         if result.status == "failed":
             raise FleetMagicError(_lines_of(result.error, handle.mask))
+
+    def _run_in_sandbox(self, line: str, cell: str) -> None:
+        given = parse_sandbox(line)
+        if given.is_help:
+            print(sandbox_help())
+            return
+        cells = fleet.kernel.cells.SandboxCell(_notebook(), _mask())
+        try:
+            value = cells.run(cell, fleet.kernel.variables.values_of(given.variables, self.shell.user_ns), given)
+        except KeyboardInterrupt:
+            raise FleetInterrupted(cells.after_interrupt()) from None
+        except fleet.domain.errors.CellFailed as err:
+            mask, trace = _mask(), err.trace.splitlines()
+            raise FleetMagicError(
+                [*(fleet.terminal.clean(mask(line)) for line in trace), *_lines_of(err, mask)]
+            ) from None
+        if given.out:
+            self.shell.user_ns[given.out] = value
 
     def _command(self, line: str) -> None:
         name, *words = split(line) or ["help"]
@@ -263,7 +295,7 @@ def load(ip: InteractiveShell) -> None:
 
 def unload(ip: InteractiveShell) -> None:
     """Take them away again."""
-    for kind, names in (("line", ("fleet",)), ("cell", ("fleet", "fleet_rlm"))):
+    for kind, names in (("line", ("fleet",)), ("cell", ("fleet", "fleet_rlm", "fleet_sandbox"))):
         for name in names:
             ip.magics_manager.magics[kind].pop(name, None)
     known = ip.Completer.custom_matchers

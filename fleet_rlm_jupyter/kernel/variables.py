@@ -35,12 +35,17 @@ def context_of(names: list[str], known: Mapping[str, object], limits: ContextSet
 
     Raises BadRequest for a name that is not there and a value that cannot travel, BadPath for an unreadable path.
     """
-    values = {name: _find(name, known) for name in names}
+    values = values_of(names, known)
     if len(values) == 1:
         ((name, value),) = values.items()
         return as_context(value, limits, name)
     read = Manifest()
     return _bounded(_texts(values, limits, read), limits, read)
+
+
+def values_of(names: list[str], known: Mapping[str, object]) -> dict[str, object]:
+    """The variables `names` of `known`. Raises BadRequest for a name that is not there."""
+    return {name: _find(name, known) for name in names}
 
 
 def as_context(value: object, limits: ContextSettings, name: str = "context") -> Context:

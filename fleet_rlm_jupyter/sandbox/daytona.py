@@ -7,7 +7,16 @@ import threading
 from collections.abc import Callable
 
 from fleet_rlm_jupyter.domain.events import SandboxChanged
-from fleet_rlm_jupyter.domain.ports import Allocations, Files, Interpreter, Isolation, OnFact, OnOutput, Role
+from fleet_rlm_jupyter.domain.ports import (
+    Allocations,
+    Files,
+    Interpreter,
+    Isolation,
+    OnFact,
+    OnOutput,
+    PullableInterpreter,
+    Role,
+)
 from fleet_rlm_jupyter.sandbox.browse import Browse
 from fleet_rlm_jupyter.sandbox.children import Children
 from fleet_rlm_jupyter.sandbox.client import DaytonaClient
@@ -50,7 +59,7 @@ class DaytonaSandboxes:
     def isolation(self) -> Isolation:
         return self.client.isolation
 
-    def open(self, role: Role, on_output: OnOutput | None = None, on_fact: OnFact | None = None) -> Interpreter:
+    def open(self, role: Role, on_output: OnOutput | None = None, on_fact: OnFact | None = None) -> PullableInterpreter:
         """An interpreter whose sandbox is had when it starts: the session's for a role that is kept, else a new one."""
         return self._interpreter(lambda: self._root(role), on_output, on_fact)
 
@@ -80,7 +89,7 @@ class DaytonaSandboxes:
         take: Callable[[], tuple[SandboxMachine, SandboxChanged]],
         on_output: OnOutput | None,
         on_fact: OnFact | None,
-    ) -> Interpreter:
+    ) -> PullableInterpreter:
         def opened() -> SandboxMachine:
             self._prepare()
             machine, machine.changed = take()

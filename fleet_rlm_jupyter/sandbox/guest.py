@@ -46,6 +46,7 @@ class Repl:
         self._tools: dict[str, Callable[..., Any]] = {}
         self._count = 0
         self._final_path = ""
+        self._last: Any = None
 
     def run(self, frame: Frame) -> Frame:
         """Run one cell; the `done` frame. `unbound` in it says that its inputs could not be taken in."""
@@ -102,13 +103,14 @@ class Repl:
         linecache.cache[name] = (len(code), None, code.splitlines(keepends=True), name)
         tree = ast.parse(code, name)
         last = tree.body[-1] if tree.body else None
+        self._last = None
         if isinstance(last, ast.Expr):
             tree.body.pop()
         # Without dont_inherit the cell's annotations would be texts, as they are in this file.
         exec(compile(tree, name, "exec", dont_inherit=True), self.namespace)
         if isinstance(last, ast.Expr):
             code_of_last = compile(ast.Expression(last.value), name, "eval", dont_inherit=True)
-            value = eval(code_of_last, self.namespace)
+            value = self._last = eval(code_of_last, self.namespace)
             if value is not None:
                 sys.stdout.write((value if isinstance(value, str) else repr(value)) + "\n")
 
@@ -139,13 +141,14 @@ class Repl:
         return call
 
     def _pulled(self, name: str) -> Frame:
-        """A variable for the host: as a file, with the kind of its content."""
-        if name not in self.namespace:
+        """A variable for the host, "_" for what the last cell ended with: as a file, with the kind of its content."""
+        if name != "_" and name not in self.namespace:
             raise NameError(f"there is no variable {name}")
-        kind, data = encoded(self.namespace[name], frozenset(libraries())) or ("json", b"")
+        value = self._last if name == "_" else self.namespace[name]
+        kind, data = encoded(value, frozenset(libraries())) or ("json", b"")
         if kind == "arrow":  # made by code that nobody trusts, and Arrow is a large library: a plainer way out
-            kind, data = encoded(self.namespace[name], frozenset({"numpy", "pandas"})) or ("json", b"")
-        self._final_path = spill("final", data or dumps(pack(self.namespace[name])))
+            kind, data = encoded(value, frozenset({"numpy", "pandas"})) or ("json", b"")
+        self._final_path = spill("final", data or dumps(pack(value)))
         return {"value": self._final_path, "kind": kind}
 
     def _final(self, packed: dict[str, Any]) -> Frame:

@@ -91,7 +91,8 @@ class SandboxInterpreter:
     def pull(self, name: str) -> Any:
         """The value of a variable in the sandbox: plain values (see `codec.pack`), arrays, Series and DataFrames.
 
-        Nothing is unpickled. Raises CodeExecutionError for a variable that is not there or cannot travel.
+        "_" is the value of the expression that the last cell ended with, None where it ended with none. Nothing is
+        unpickled. Raises CodeExecutionError for a variable that is not there or cannot travel.
         """
         with self._alone():
             done = self._run("", {}, pull=name)

@@ -43,6 +43,7 @@ class SandboxMachine:
     `on_close` decides what becomes of the sandbox when its user is done, and says it; the guest and the line end in any
     case. `changed` is what its user was last told of it, by `tell`; `why_dead` says why the guest ended unasked. `base`
     is the folder with the four roots of a volume: the volume where one is mounted, else the working folder.
+    `is_beside`: its guest is one more in a sandbox where runs have theirs.
     """
 
     def __init__(self, client: DaytonaClient, sandbox: Any, on_close: OnClose, sandbox_id: str = "") -> None:
@@ -55,6 +56,7 @@ class SandboxMachine:
         self.link = KernelLink(self)
         self.home = self.base = ""
         self.is_alive = True
+        self.is_beside = False
         self.why_dead = ""
         self._handle: Any = None
         self._pty = f"fleet-{secrets.token_hex(6)}"

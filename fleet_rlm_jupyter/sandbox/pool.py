@@ -57,9 +57,10 @@ class Pool:
         return machine
 
     def find(self, sandbox_id: str) -> SandboxMachine | None:
-        """The machine of that id, while its guest lives."""
+        """The machine of that id that a run has, while its guest lives."""
         with self._lock:
-            return next((one for one in self._machines if one.sandbox_id == sandbox_id and one.is_alive), None)
+            machines = [one for one in self._machines if one.sandbox_id == sandbox_id and not one.is_beside]
+            return next((one for one in machines if one.is_alive), None)
 
     def delete(self, machine: SandboxMachine) -> SandboxState:
         """What becomes of a machine that is closed and belongs to nobody."""

@@ -33,7 +33,10 @@ class _Kept:
 
 
 class SessionSandboxes:
-    """Thread-safe. Files in a session's sandbox stay from turn to turn, variables do not: each turn has a new REPL."""
+    """Thread-safe. Files in a session's sandbox stay from turn to turn, variables do not: each turn has a new REPL.
+
+    The user's own cells have one beside those, whose variables stay.
+    """
 
     def __init__(self, client: DaytonaClient, creation: Creation, pool: Pool, volumes: Volumes) -> None:
         self._client = client
@@ -51,6 +54,10 @@ class SessionSandboxes:
         with self._lock:
             kept = self._kept.setdefault(role.session_id, _Kept())
             was_busy, kept.is_busy = kept.is_busy, True
+        if was_busy and role.is_beside and kept.sandbox_id:
+            machine, changed = self._again(kept, role)
+            self._leave_beside(machine)
+            return machine, changed
         if was_busy:
             return self._beside(role)
         try:
@@ -59,13 +66,20 @@ class SessionSandboxes:
             kept.is_busy = False
             raise
         kept.base = machine.base
-        machine.on_close = lambda closed: self._give_back(kept, closed)
+        if role.is_beside:
+            self._leave_beside(machine)
+            kept.is_busy = False
+        else:
+            machine.on_close = lambda closed: self._give_back(kept, closed)
         return machine, changed
 
     def where(self, session_id: str) -> tuple[str, str]:
         """(id of the session's sandbox, folder of its files there), as far as this process knows; else empty."""
         kept = self._kept.get(session_id)
         return ("", "") if kept is None else (kept.sandbox_id, kept.base)
+
+    def _leave_beside(self, machine: SandboxMachine) -> None:
+        machine.is_beside, machine.on_close = True, self._pool.forget
 
     def _give_back(self, kept: _Kept, machine: SandboxMachine) -> SandboxState:
         kept.is_busy = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import TYPE_CHECKING
 
 from fleet_rlm_jupyter import store
 from fleet_rlm_jupyter.domain.masking import Mask
@@ -15,6 +16,9 @@ from fleet_rlm_jupyter.store.journal import Journal
 from fleet_rlm_jupyter.store.place import folder_of
 from fleet_rlm_jupyter.verbs.live import LiveRun
 
+if TYPE_CHECKING:
+    from fleet_rlm_jupyter.verbs.cells import Cells
+
 
 class House:
     """Built once and handed to every view of the Workbench. Thread-safe; whoever made it closes it."""
@@ -26,6 +30,7 @@ class House:
         self.starting = threading.Lock()
         self.keys: dict[tuple[str, str, str], tuple[str, str]] = {}
         self.runs: dict[str, LiveRun] = {}
+        self.cells: dict[tuple[str, str], Cells] = {}
         self._given_sandboxes = sandboxes
         self._sandboxes: dict[bool, Sandboxes] = {}
         self._given_models = models

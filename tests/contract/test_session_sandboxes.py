@@ -86,6 +86,35 @@ def test_files_stay_from_turn_to_turn_and_variables_do_not(local: DaytonaSandbox
     assert (first[0].volume, first[0].subpath) == ("fleet-rlm", "sessions/s-stay")
 
 
+def test_the_users_cells_are_beside_the_runs_in_one_sandbox_and_keep_none_waiting(local: DaytonaSandboxes) -> None:
+    told = Told()
+    beside = Role("s-beside", "r-cells", "cells", 1, is_kept=True, is_beside=True)
+    cells = local.open(beside, on_fact=told.append)
+    cells.execute("kept = 1\nopen('mine', 'w').write('of the cells')")
+    said, run = run_cell(local, turn("s-beside"), "print('kept' in globals(), open('mine').read())")
+    assert said == "False of the cells"
+    assert run.states == ["reused", "detached"]
+    assert not run[0].is_degraded
+    assert run[0].sandbox_id == told[0].sandbox_id
+    assert cells.execute("print(kept)") == "1"
+    cells.shutdown()
+    assert told.states == ["ready", "detached"]
+
+
+def test_the_users_cells_begin_while_a_run_has_the_sandbox(local: DaytonaSandboxes) -> None:
+    going_on = local.open(turn("s-during"))
+    going_on.execute("open('note', 'w').write('of the run')")
+    beside = Role("s-during", "r-cells", "cells", 1, is_kept=True, is_beside=True)
+    cells = local.open(beside)
+    assert cells.execute("print(open('note').read())") == "of the run"
+    assert cells.sandbox_id == going_on.sandbox_id
+    cells.shutdown()
+    assert going_on.execute("print('still here')") == "still here"
+    going_on.shutdown()
+    _, after = run_cell(local, turn("s-during", "r-2"), "print(1)")
+    assert after.states == ["reused", "detached"]
+
+
 def test_a_session_sees_nothing_of_another(local: DaytonaSandboxes) -> None:
     _, one = run_cell(local, turn("s-one"), "open('memory/secret', 'w').write('x')\nopen('secret', 'w').write('x')")
     said, other = run_cell(

@@ -294,3 +294,60 @@ def test_a_program_of_ones_own_runs_on_the_notebooks_budget_with_its_display():
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)
+
+
+def test_a_cell_runs_in_the_sandbox_with_values_in_and_out(kernel):
+    _, client = kernel
+    run(client, "numbers = [3, 4]")
+    first = text_of(run(client, "%%fleet_sandbox --var numbers -o total\nimport os\nprint('hello')\nsum(numbers)"))
+    assert first.startswith("in this kernel's sandbox ")
+    assert first.endswith("\nhello\n7\n")
+    again = run(client, "%%fleet_sandbox -o doubled\ndoubled = [n * 2 for n in numbers]")
+    assert again == []
+    assert text_of(run(client, "print(total, doubled, os.getpid() if 'os' in dir() else '')")).startswith("7 [6, 8]")
+    streams = {
+        output["name"]: output["text"]
+        for output in run(client, "%%fleet_sandbox\nimport sys\nprint('e', file=sys.stderr)")
+    }
+    assert streams == {"stderr": "e\n"}
+    assert KEY not in text_of(run(client, "%%fleet_sandbox\nprint(dict(os.environ))"))
+
+
+def test_a_cell_that_fails_in_the_sandbox_says_so_in_one_line_after_its_traceback(kernel):
+    _, client = kernel
+    run(client, "numbers = [3, 4]")
+    outputs = run(client, "%%fleet_sandbox\nprint('before')\ndef f(): return 1 / 0\nf()")
+    assert text_of(outputs[:-1]).endswith("before\n")
+    lines = outputs[-1]["traceback"]
+    assert lines[0].startswith("Traceback")
+    assert any("return 1 / 0" in line for line in lines)
+    assert lines[-1] == "error: ZeroDivisionError: division by zero"
+    for cell, says in (
+        ("%%fleet_sandbox --secnds 3\n1", "did you mean --seconds"),
+        ("%%fleet_sandbox --var numberz\n1", "did you mean numbers"),
+        ("%%fleet_sandbox --seconds 1\nimport time; time.sleep(40)", "longer than 1 s"),
+        ("%%fleet_sandbox -o f\ndef f(): pass", "f cannot come out"),
+    ):
+        assert says in text_of(run(client, cell))
+
+
+def test_an_interrupt_stops_a_cell_in_the_sandbox_and_keeps_its_variables(kernel):
+    manager, client = kernel
+    run(client, "%%fleet_sandbox\nkept = 12")
+    begun = time.monotonic()
+    stopper = threading.Timer(2, manager.interrupt_kernel)
+    stopper.start()
+    outputs = run(client, "%%fleet_sandbox\nimport time\ntime.sleep(50)")
+    assert time.monotonic() - begun < 15
+    assert text_of(outputs[-1:]) == "interrupted: the cell was stopped, the sandbox's variables are kept"
+    assert text_of(run(client, "%%fleet_sandbox\nkept")) == "12\n"
+
+
+def test_tab_completes_the_options_of_a_sandbox_cell(kernel):
+    _, client = kernel
+    run(client, "numbers = [3, 4]")
+    for line, wanted in (("%%fleet_sandbox --se", "--seconds"), ("%%fleet_sandbox --var num", "numbers")):
+        client.complete(line, len(line))
+        matches = client.get_shell_msg(timeout=10)["content"]["matches"]
+        assert wanted in matches
+        assert "--set" not in matches

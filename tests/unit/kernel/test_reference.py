@@ -4,7 +4,19 @@ from pathlib import Path
 
 import pytest
 
-from fleet_rlm_jupyter.kernel.arguments import OPTIONS, SUBCOMMANDS, cell_help, line_help, parse
+from fleet_rlm_jupyter.kernel.arguments import (
+    OPTIONS,
+    SANDBOX_ABOUT,
+    SANDBOX_OPTIONS,
+    SUBCOMMANDS,
+    Option,
+    cell_help,
+    line_help,
+    parse,
+    parse_sandbox,
+    sandbox_help,
+)
+from fleet_rlm_jupyter.kernel.cells import ends_with_value
 
 PAGE = Path(__file__).parents[3] / "docs" / "reference" / "magics.md"
 
@@ -17,9 +29,11 @@ def page() -> str:
         "in it is expanded. `%%fleet_rlm` is `%%fleet --mode rlm_only`. An error is one line and the next step.",
         "## `%%fleet`",
     ]
-    for option in OPTIONS:
-        choices = f" One of {', '.join(f'`{choice}`' for choice in option.choices)}." if option.choices else ""
-        lines.append(f"### `{', '.join(option.names)} {option.metavar}`\n\n{option.help}{choices}")
+    lines += [told(option) for option in OPTIONS]
+    lines += ["## `%%fleet_sandbox`", *SANDBOX_ABOUT]
+    lines += ["Its options:"]
+    lines += [f"- `{', '.join(option.names)} {option.metavar}` {option.help}" for option in SANDBOX_OPTIONS]
+    lines += ["From Python it is `Workbench().cells()`, with `start, execute, pull, interrupt, close`."]
     lines.append("## `%fleet`")
     lines += [f"### `%fleet {name}`\n\n{text}" for name, text in SUBCOMMANDS.items()]
     lines += [
@@ -47,6 +61,11 @@ def page() -> str:
     return "\n\n".join(lines) + "\n"
 
 
+def told(option: Option) -> str:
+    choices = f" One of {', '.join(f'`{choice}`' for choice in option.choices)}." if option.choices else ""
+    return f"### `{', '.join(option.names)} {option.metavar}`\n\n{option.help}{choices}"
+
+
 def test_the_page_is_what_the_code_says():
     assert PAGE.read_text(encoding="utf-8") == page(), "run: python tests/unit/kernel/test_reference.py"
 
@@ -54,6 +73,8 @@ def test_the_page_is_what_the_code_says():
 def test_the_help_names_everything():
     for option in OPTIONS:
         assert all(name in cell_help() for name in option.names)
+    for option in SANDBOX_OPTIONS:
+        assert all(name in sandbox_help() for name in option.names)
     assert all(f"%fleet {name}" in line_help() for name in SUBCOMMANDS)
 
 
@@ -72,6 +93,40 @@ def test_a_line_is_read_as_a_shell_would():
 def test_a_bad_line_says_what_to_do(line, says):
     with pytest.raises(Exception, match=says):
         parse(line)
+
+
+def test_the_line_of_a_sandbox_cell_is_read():
+    given = parse_sandbox("--var a --var b --var a -o out --seconds 2.5")
+    assert (given.variables, given.out, given.seconds) == (["a", "b"], "out", 2.5)
+    bare = parse_sandbox("")
+    assert (bare.variables, bare.out, bare.seconds, bare.is_help) == ([], None, None, False)
+    assert parse_sandbox("--help").is_help
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [("--secnds 2", "did you mean --seconds"), ("--mode direct", "%%fleet_sandbox. shows the options"),
+     ("word", "the code goes into the cell"), ("--seconds soon", "float"), ("--var 1x", "name"), ("-o a.b", "name")],
+)  # fmt: skip
+def test_a_bad_line_of_a_sandbox_cell_says_what_to_do(line, says):
+    with pytest.raises(Exception, match=says) as caught:
+        parse_sandbox(line)
+    assert "question" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("code", "has"),
+    [
+        ("1", True),
+        ("x = 1", False),
+        ("x = 1\nx", True),
+        ("", False),
+        ("# no code", False),
+        ("for n in []:\n    n", False),
+    ],
+)
+def test_what_comes_out_is_the_value_of_a_last_expression_if_there_is_one(code, has):
+    assert ends_with_value(code) is has
 
 
 if __name__ == "__main__":
