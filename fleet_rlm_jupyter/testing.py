@@ -147,7 +147,7 @@ class UnisolatedSandboxes:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
-        self.live = 0
+        self._live: set[str] = set()
         self.most_live = 0
         self.opened: list[Role] = []
         self._folder = tempfile.TemporaryDirectory(prefix="fleet-files-")
@@ -170,14 +170,25 @@ class UnisolatedSandboxes:
         folder = Path(self._folder.name) / session_id
         return VolumeFiles(lambda make: FolderPlace(folder) if make or folder.is_dir() else None)
 
+    @property
+    def live(self) -> int:
+        return len(self._live)
+
+    def is_gone(self, sandbox_id: str, seconds: float) -> bool:
+        return sandbox_id not in self._live
+
     def close(self) -> None:
         """Each interpreter is shut down by whoever opened it; the files go."""
         self._folder.cleanup()
 
-    def count(self, change: int) -> None:
+    def began(self, sandbox_id: str) -> None:
         with self._lock:
-            self.live += change
+            self._live.add(sandbox_id)
             self.most_live = max(self.most_live, self.live)
+
+    def ended(self, sandbox_id: str) -> None:
+        with self._lock:
+            self._live.discard(sandbox_id)
 
 
 class FolderPlace:
@@ -243,7 +254,7 @@ class _PlainInterpreter(dspy.LocalInterpreter):
         super().start()
         if not self._is_live:
             self._is_live = True
-            self._home.count(1)
+            self._home.began(self._id)
             self._told("ready")
 
     def pull(self, name: str) -> Any:
@@ -256,7 +267,7 @@ class _PlainInterpreter(dspy.LocalInterpreter):
         super().shutdown()
         if self._is_live:
             self._is_live = False
-            self._home.count(-1)
+            self._home.ended(self._id)
             self._told("deleted")
 
     def _told(self, state: SandboxState) -> None:

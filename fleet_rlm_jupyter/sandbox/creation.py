@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from fleet_rlm_jupyter.domain.errors import FleetError, SandboxUnavailable
+from fleet_rlm_jupyter.domain.errors import FleetError, SandboxLost, SandboxUnavailable
 from fleet_rlm_jupyter.domain.ports import Allocation, Allocations
 from fleet_rlm_jupyter.sandbox.client import CALL_SECONDS, DaytonaClient
 from fleet_rlm_jupyter.sandbox.labels import KEPT_ROLE, labels_of
@@ -22,6 +22,7 @@ from fleet_rlm_jupyter.sandbox.specs import KEPT_MINUTES, Spec, params_of, refus
 
 CREATE_SECONDS = 120
 INSTALL_SECONDS = 600
+LOOK_SECONDS = 0.5
 LATEST_SECONDS = 600
 """A creation that has not shown itself for so long did not happen."""
 
@@ -110,6 +111,20 @@ class Creation:
         """The same for one that may or may not exist any more."""
         with contextlib.suppress(SandboxUnavailable):
             self._client.submit(self._delete_by_name(self._client.made, sandbox_id))
+
+    def is_gone(self, sandbox_id: str, seconds: float) -> bool:
+        """Whether the service does not know it any more; asks again for so long. Raises SandboxUnavailable."""
+        client, deadline = self._client.get(), time.monotonic() + seconds
+        while True:
+            try:
+                sandbox = self._client.call(retried(lambda: client.get(sandbox_id)), CALL_SECONDS)
+            except SandboxLost:  # not found
+                return True
+            if str(getattr(sandbox.state, "value", sandbox.state)).lower() == "destroyed":
+                return True
+            if time.monotonic() > deadline:
+                return False
+            self._client.wait(LOOK_SECONDS)
 
     def inherit(self, session_id: str) -> str:
         """The id of the session's sandbox if a process that is gone left it, and exactly one; from now on ours."""

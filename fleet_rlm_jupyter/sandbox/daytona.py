@@ -73,6 +73,9 @@ class DaytonaSandboxes:
         folder_of(session_id)  # a bad id is refused now
         return VolumeFiles(lambda make: self._browse.place(session_id, make))
 
+    def is_gone(self, sandbox_id: str, seconds: float) -> bool:
+        return self._creation.is_gone(sandbox_id, seconds)
+
     def close(self) -> None:
         """Delete every sandbox and stop the local server; harmless twice. What is on volumes stays."""
         if not self.client.begin_closing():

@@ -9,6 +9,7 @@ from fleet_rlm_jupyter.domain.errors import ErrorText, FleetError
 from fleet_rlm_jupyter.domain.ports import Interpreter, Role
 from fleet_rlm_jupyter.domain.question import Phase
 from fleet_rlm_jupyter.domain.session import new_id
+from fleet_rlm_jupyter.sandbox.specs import NONE
 from fleet_rlm_jupyter.verbs.house import House
 
 PHASES = {
@@ -16,9 +17,17 @@ PHASES = {
     "create": "ask again; `fleet doctor` says how sandboxes are isolated here",
     "state": "the REPL was replaced between two cells: raise sandbox.memory_mb, or look at the service's log",
     "callback": "calls from the sandbox do not come back: look at proxies and firewalls that cut WebSockets",
+    "volume": "look at the volume at the service, or set sandbox.volume=none to do without",
     "clean-up": "delete the sandbox by hand where they are listed; it would stop by itself when it is idle",
 }
 """Every phase, and the next step where the error itself names none."""
+
+
+SESSION = "smoke"
+"""Whose folder of the volume is written to: always the same, so that there is only one."""
+
+GONE_SECONDS = 30
+"""How long the service may take to delete a sandbox."""
 
 
 class SmokeFailed(FleetError):
@@ -41,6 +50,7 @@ class _Smoke:
             "create": self._create,
             "state": self._state,
             "callback": self._callback,
+            "volume": self._volume,
             "clean-up": self._clean_up,
         }
 
@@ -85,10 +95,27 @@ class _Smoke:
         _expect("the callback", self._ran("print(smoke_answer('abc') + smoke_answer(question='def'))"), "cbafed")
         return f"{len(asked)} calls from the sandbox were answered here"
 
+    def _volume(self) -> str:
+        wanted = self._house.settings.sandbox.volume
+        if wanted == NONE:
+            return "none is wanted (sandbox.volume)"
+        files = self._house.sandboxes(trusted_code=True).files(SESSION)
+        path, token = f"buffers/{new_id('t')}", new_id("t").encode()
+        files.write(path, token)
+        try:
+            _expect("the file", files.read(path).decode(errors="replace"), token.decode())
+        finally:
+            files.delete(path)
+        if path in [entry.path for entry in files.tree("buffers").entries]:
+            raise SmokeFailed(f"{path} was deleted and is still there")
+        return f"a file on the volume {wanted} was written, read and deleted"
+
     def _clean_up(self) -> str:
         sandbox_id = self._sandbox_id
         self._shut_down()
-        return f"sandbox {sandbox_id} was given back"
+        if not self._house.sandboxes(trusted_code=True).is_gone(sandbox_id, GONE_SECONDS):
+            raise SmokeFailed(f"sandbox {sandbox_id} is still there {GONE_SECONDS} seconds after it was deleted")
+        return f"sandbox {sandbox_id} is gone, says the service"
 
     @property
     def _sandbox_id(self) -> str:

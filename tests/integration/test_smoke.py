@@ -14,9 +14,9 @@ from contract.localdaytona_server import KEY, Server, start
 
 from fleet_rlm_jupyter import cli
 from fleet_rlm_jupyter.domain.ports import Interpreter, OnOutput, Role
-from fleet_rlm_jupyter.settings import Settings
+from fleet_rlm_jupyter.settings import SandboxSettings, Settings
 from fleet_rlm_jupyter.testing import UnisolatedSandboxes
-from fleet_rlm_jupyter.verbs.smoke import PHASES
+from fleet_rlm_jupyter.verbs.smoke import PHASES, SESSION
 from fleet_rlm_jupyter.workbench import Workbench
 
 
@@ -118,6 +118,35 @@ def test_a_wrong_result_fails_its_phase_and_the_sandbox_is_given_back_all_the_sa
     assert phases[failed].error.hint == PHASES[failed]
     assert phases["clean-up"].status == "passed"
     assert home.live == 0
+
+
+class Immortal(UnisolatedSandboxes):
+    """A service that says that it deletes and does not."""
+
+    def is_gone(self, sandbox_id: str, seconds: float) -> bool:
+        return False
+
+
+def test_a_sandbox_that_the_service_still_has_fails_the_clean_up():
+    phases = {phase.name: phase for phase in Workbench(Settings(), Immortal()).smoke()}
+    assert phases["clean-up"].status == "failed"
+    assert "is still there" in phases["clean-up"].text
+    assert "by hand" in phases["clean-up"].error.hint
+
+
+def test_the_file_on_the_volume_is_cleaned_up():
+    home = UnisolatedSandboxes()
+    phases = {phase.name: phase for phase in Workbench(Settings(), home).smoke()}
+    assert "was written, read and deleted" in phases["volume"].text
+    assert [entry.path for entry in home.files(SESSION).tree("buffers").entries] == []
+
+
+def test_where_no_volume_is_wanted_none_is_made():
+    home = UnisolatedSandboxes()
+    settings = Settings(sandbox=SandboxSettings(volume="none"))
+    phases = {phase.name: phase for phase in Workbench(settings, home).smoke()}
+    assert (phases["volume"].status, phases["volume"].text) == ("passed", "none is wanted (sandbox.volume)")
+    assert home.files(SESSION).tree().entries == []
 
 
 def test_whoever_stops_in_the_middle_leaves_no_sandbox():
