@@ -179,6 +179,36 @@ def test_a_run_is_shown_again_and_at_its_own_pace(kernel):
         assert "number above 0" in text_of(run(client, f"%fleet replay --speed {speed}"))
 
 
+TALE = "The keeper lit the lamp.\\n\\nNobody saw the boat.\\n\\nThe lamp burned, the keeper slept.\\n"
+
+
+def test_the_slots_of_a_recipe_are_corrected_in_the_next_cell(kernel):
+    _, client = kernel
+    run(client, f"tale = '{TALE}'")
+
+    def answer(cell: str) -> str:
+        run(client, f"%%fleet -o result {cell}")
+        return text_of(run(client, "print(result.status, result.answer)"))
+
+    assert "The mean of n is 249.5" in answer("--var log --recipe stats --slot field=n\nWhat is the mean?")
+    corrected = answer(
+        "--var log --recipe stats --slot field=n --slot of=max --slot by=service --slot order=lowest --slot k=1\n"
+        "What is the mean?"
+    )
+    assert "s0" in corrected
+    assert "495" in corrected
+    quoted = answer("--var tale --recipe search --slot query=lamp\nWhat of the lamp?")
+    assert "“The keeper lit the lamp.”" in quoted
+    assert "burned" in quoted
+    quoted = answer("--var tale --recipe search --slot query='\"lamp burned\"' --slot strict=yes\nWhat of the lamp?")
+    assert "“The lamp burned, the keeper slept.”" in quoted
+    assert "lit" not in quoted
+    for slot, says in (("fild=n", "its slots are field, of, by"), ("of=n", "field")):
+        wrong = text_of(run(client, f"%%fleet --var log --recipe stats --slot {slot}\nWhat is the mean?"))
+        assert says in wrong
+        assert "Traceback" not in wrong
+
+
 def test_settings_of_the_notebook_hold_until_they_are_reset(kernel):
     _, client = kernel
     run(client, "%fleet config budget.calls 33")

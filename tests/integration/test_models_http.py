@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import dspy
 import pytest
 from dspy.clients.backend_selection import select_backend
+from jupyter_client.manager import start_new_kernel
 from llmock.pytest_plugin import LLMock
 from llmock.scenarios import Fail
 from llmock.testing import LLMockServer
@@ -190,6 +192,28 @@ def test_the_planner_and_the_sub_model_are_told_apart(provider):
     assert "small-test" in run.model
 
 
+@pytest.mark.parametrize(
+    ("planner", "sub", "routes"),
+    [("openai/big", "together_ai/small", (True, False)), ("together_ai/big", "openai/small", (False, True))],
+    ids=["native planner", "LiteLLM planner"],
+)
+def test_the_planner_goes_over_one_engine_and_the_sub_model_over_the_other(server, planner, sub, routes):
+    mock = LLMock(server)
+    mock.reply(code("print(llm_query_batched(prompts=['what?', 'and what?']))"))
+    mock.reply("forty-two", times=2)
+    mock.reply(code("SUBMIT(answer='42')"))
+    given = {"model": planner, "sub_model": sub, "api_base": mock.base_url("together"), "model_retries": 0}
+    bench = Workbench(load(given, environ={}), UnisolatedSandboxes())
+    models = bench.models()
+    assert tuple(select_backend(lm).native for lm in (models.planner, models.sub)) == routes
+    run = bench.ask(Question("how many?", context="there are 42", mode="rlm_only")).result(90)
+    assert (run.status, run.answer) == ("done", "42"), run.error
+    assert [request.model for request in mock.requests] == ["big", "small", "small", "big"]
+    assert run.usage.calls == 4
+    assert run.usage.tokens_in
+    mock.reset()
+
+
 @pytest.mark.parametrize("provider", ["native"], indirect=True)
 @pytest.mark.parametrize(
     "model", ["m", "openai/m", "ollama/m", "ollama_chat/m", "hosted_vllm/m", "lm_studio/m", "vllm/m"]
@@ -232,13 +256,13 @@ def test_a_server_that_is_not_there_is_said_with_the_address_to_check():
 
 @pytest.fixture
 def eavesdropper():
-    """A server that answers like a model and keeps the headers it was sent."""
+    """A server that answers like a model and keeps the headers it was sent, with the model that was asked for."""
     heard: list[dict[str, str]] = []
 
     class Answering(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            heard.append(dict(self.headers))
-            self.rfile.read(int(self.headers["Content-Length"]))
+            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            heard.append({**self.headers, "model": asked["model"]})
             piece = {"index": 0, "finish_reason": "stop", "delta": {"role": "assistant", "content": answer("42")}}
             chunk = {"id": "x", "object": "chat.completion.chunk", "model": "m", "choices": [piece]}
             body = f"data: {json.dumps(chunk)}\n\ndata: [DONE]\n\n".encode()
@@ -266,3 +290,34 @@ def test_no_key_is_sent_to_an_address_it_was_not_given_for(eavesdropper):
         assert run.status == "done"
         assert heard[-1]["Authorization"] == expected
         assert "sk-" not in run.model_dump_json()
+
+
+def test_a_env_file_beside_the_notebook_names_the_model_and_its_key_and_the_process_has_the_last_word(
+    eavesdropper, tmp_path
+):
+    url, heard = eavesdropper
+    (tmp_path / ".env").write_text(f"FLEET_MODEL=of-the-file\nFLEET_API_BASE={url}\nFLEET_API_KEY=sk-of-the-file\n")
+    bare = {name: value for name, value in os.environ.items() if not name.startswith(("FLEET_", "DSPY_"))}
+    manager, client = start_new_kernel(kernel_name="python3", cwd=str(tmp_path), env=bare)
+    said: list[str] = []
+
+    def run(cell: str) -> None:
+        reply = client.execute_interactive(cell, output_hook=lambda message: said.append(str(message)), timeout=60)
+        assert reply["content"]["status"] == "ok", said[-1]
+
+    try:
+        run("%load_ext fleet_rlm_jupyter\nlog = 'there are 42'")
+        run("%%fleet --var log --mode direct -o result\nhow many?")
+        run("%env FLEET_MODEL=of-the-process")
+        run("import os; os.environ['FLEET_API_KEY'] = 'sk-of-the-process'")
+        said.clear()
+        run("%%fleet --var log --mode direct -o result\nhow many?")
+        run("assert result.answer == '42', result.status")
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+    assert [(one["model"], one["Authorization"]) for one in heard] == [
+        ("of-the-file", "Bearer sk-of-the-file"),
+        ("of-the-process", "Bearer sk-of-the-process"),
+    ]
+    assert "sk-of" not in "".join(said)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import os
+import ctypes
 import sqlite3
 import stat
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
+import sqlalchemy as sa
 
 from fleet_rlm_jupyter.domain.calls import fold
 from fleet_rlm_jupyter.domain.errors import NoSuchRun
 from fleet_rlm_jupyter.domain.events import Limits
 from fleet_rlm_jupyter.settings import Settings, data_folder
+from fleet_rlm_jupyter.store.database import Database
 from fleet_rlm_jupyter.testing import ScriptedEngine, UnisolatedSandboxes, code, scripted_models
 from fleet_rlm_jupyter.workbench import Question, Workbench
 
@@ -115,7 +119,7 @@ def a_folder(path):
     path.mkdir()
 
 
-def full(path):
+def without_tables(path):
     connection = sqlite3.connect(path)
     connection.execute("PRAGMA page_size=512")
     connection.execute("CREATE TABLE alembic_version (version_num TEXT)")
@@ -124,7 +128,14 @@ def full(path):
     connection.close()
 
 
-@pytest.mark.parametrize("spoil", [corrupt, a_folder, full], ids=["corrupt", "a folder", "without tables"])
+def damaged(path):
+    """A store whose first page is whole and whose others are not."""
+    Database(f"sqlite:///{path}").close()
+    pages = path.read_bytes()
+    path.write_bytes(pages[:4096] + b"\xff" * (len(pages) - 4096))
+
+
+@pytest.mark.parametrize("spoil", [corrupt, damaged, a_folder, without_tables])
 def test_a_bad_store_does_not_stop_a_run_and_is_said(make, tmp_path, spoil):
     path = tmp_path / "bad.db"
     spoil(path)
@@ -138,15 +149,68 @@ def test_a_bad_store_does_not_stop_a_run_and_is_said(make, tmp_path, spoil):
     assert bench.session().turns[0].run == run
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_read_only_store_does_not_stop_a_run(make, tmp_path):
+ASK_ANYHOW = """
+import os, sys
+from fleet_rlm_jupyter.settings import Settings
+from fleet_rlm_jupyter.testing import ScriptedEngine, UnisolatedSandboxes, scripted_models
+from fleet_rlm_jupyter.workbench import Question, Workbench
+assert not os.access(sys.argv[1], os.W_OK, effective_ids=True)
+settings = Settings.model_validate({"store": {"url": f"sqlite:///{sys.argv[1]}"}})
+models = scripted_models(ScriptedEngine(lambda prompt: sys.argv[2]))
+run = Workbench(settings, UnisolatedSandboxes(), models).ask(Question("how many?", context="42")).result(30)
+print(run.answer, run.not_kept, sep="|")
+"""
+
+
+def as_one_whom_permissions_bind() -> None:
+    """Root, too, may then write only where it is permitted: PR_CAPBSET_DROP of CAP_DAC_OVERRIDE and _READ_SEARCH."""
+    for capability in (1, 2):
+        ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)
+
+
+@pytest.mark.parametrize(("folder", "file"), [(0o500, 0o400), (0o700, 0o400)], ids=["all of it", "the file"])
+def test_a_read_only_store_does_not_stop_a_run_and_is_said(make, tmp_path, folder, file):
     make().runs.list()
-    (tmp_path / "kept").chmod(0o500)
-    (tmp_path / "kept" / "fleet.db").chmod(0o400)
-    run = make().ask(Question("how many?", context="42")).result(30)
-    (tmp_path / "kept").chmod(0o700)
+    path = tmp_path / "kept" / "fleet.db"
+    path.chmod(file)
+    path.parent.chmod(folder)
+    before = path.read_bytes()
+    command = [sys.executable, "-c", ASK_ANYHOW, str(path), ANSWER]
+    said = subprocess.check_output(command, preexec_fn=as_one_whom_permissions_bind, text=True, timeout=60)
+    path.parent.chmod(0o700)
+    answer, not_kept = said.strip().split("|")
+    assert answer == "42"
+    assert "fleet.db cannot be used: [Errno 13] Permission denied" in not_kept
+    assert path.read_bytes() == before
+
+
+def test_a_store_that_becomes_read_only_does_not_stop_a_run_and_is_said(make):
+    bench = make()
+    bench.runs.list()
+
+    def refuse(connection, *_) -> None:
+        connection.exec_driver_sql("PRAGMA query_only=ON")
+
+    engine = bench._house.store().database().engine
+    sa.event.listen(engine, "begin", refuse)
+    run = bench.ask(Question("how many?", context="42")).result(30)
+    sa.event.remove(engine, "begin", refuse)
     assert run.answer == "42"
-    assert run.not_kept
+    assert "attempt to write a readonly database" in run.not_kept
+
+
+def test_a_store_that_is_full_does_not_stop_a_run_and_is_said(make):
+    bench = make()
+    bench.runs.list()
+
+    def no_room(connection, *_) -> None:
+        connection.exec_driver_sql("PRAGMA max_page_count=1")
+
+    engine = bench._house.store().database().engine
+    sa.event.listen(engine, "begin", no_room)
+    run = bench.ask(Question("how many?", context="42" * 20_000, mode="direct")).result(30)
+    assert run.answer == "42"
+    assert "full" in run.not_kept
 
 
 def test_a_locked_store_costs_a_run_two_seconds_and_its_record(make, tmp_path):
