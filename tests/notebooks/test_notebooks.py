@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import papermill
 import pytest
 
@@ -25,18 +26,25 @@ def test_papermill_runs_it(path, tmp_path):
     )
 
 
+def nbval(path, folder):
+    """How nbval ends for a notebook, and its last line."""
+    command = [sys.executable, "-m", "pytest", "--nbval-lax", "-p", "no:cacheprovider", "-q", "--current-env", path]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100, check=False)
+    return done.returncode, done.stdout[-3000:]
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_nbval_finds_nothing(path, tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "--nbval-lax",
-        "-p",
-        "no:cacheprovider",
-        "-q",
-        "--current-env",
-        str(path),
-    ]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
-    assert done.returncode == 0, done.stdout[-3000:]
+    kinds = [cell["cell_type"] for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]]
+    code, said = nbval(path, tmp_path)
+    assert code == 0, said
+    assert f"{kinds.count('code')} passed" in said, "every cell was run"
+
+
+@pytest.mark.parametrize("cell", ["assert 42 in [41]", "%%fleet --var nothing_of_that_name\nHow many lines?"])
+def test_nbval_would_find_a_cell_that_fails(tmp_path, cell):
+    cells = [nbformat.v4.new_code_cell(source) for source in ("%load_ext fleet_rlm_jupyter", cell, "assert True")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "broken.ipynb")
+    code, said = nbval(tmp_path / "broken.ipynb", tmp_path)
+    assert code == 1, said
+    assert "1 failed, 2 passed" in said
