@@ -30,7 +30,7 @@ demo: setup ## ask a real question over Python's standard library: no key, no ne
 		--context "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')"
 
 lab: $(VENV)/.lab ## open JupyterLab on the first notebook: no key needed
-	$(BIN)/jupyter lab notebooks/01_first_run.ipynb
+	$(BIN)/jupyter lab --ServerApp.root_dir='$(CURDIR)' notebooks/01_first_run.ipynb
 
 check: $(VENV)/.dev ## lint, format, types, import rules, spelling, house rules
 	$(BIN)/ruff check .
@@ -61,6 +61,7 @@ soak: $(VENV)/.test ## properties with 10,000 examples, and load
 
 bench: $(VENV)/.test ## print the figures
 	$(BIN)/python tests/bench/run.py
+	$(BIN)/python tests/bench/store.py
 	$(BIN)/python tests/bench/server.py
 	$(BIN)/python tests/bench/questions.py
 	$(BIN)/python tests/bench/peers.py $(VENV)/peers

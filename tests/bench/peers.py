@@ -7,9 +7,11 @@ of Python, LocalInterpreter and rlms run code as the user who asks.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,9 +22,15 @@ from table import load, row, seconds, timed
 from fleet_rlm_jupyter.domain.ports import Role
 from fleet_rlm_jupyter.sandbox.daytona import DaytonaSandboxes
 from fleet_rlm_jupyter.settings import Settings
+from fleet_rlm_jupyter.testing import ScriptedEngine, UnisolatedSandboxes, code, scripted_workbench
+from fleet_rlm_jupyter.workbench import Question
 
 PACKAGES = ("pydantic-monty", "rlms", "deno")
 MB = 1_000_000
+NONE = "has none"
+FAN = "begun = time.perf_counter()\nfound = {}\ntaken = time.perf_counter() - begun\nassert len(found) == {}"
+BATCH = "import time\n" + FAN.format("llm_query_batched(prompts=[str(i) for i in range(16)])", 16)
+CHILDREN = "import time\n" + FAN.format("{}(prompts=[f'part {{i}}' for i in range(8)])", 8)
 
 
 class Runs(Protocol):
@@ -103,6 +111,10 @@ def main() -> None:
         row("figure", *there)
         for name, measure in FIGURES.items():
             row(name, *(cell(measure, make) for make in there.values()))
+        for name, fans in fans_over(home).items():
+            row(name, *(cell(lambda _, ask=fans[peer]: [ask() for _ in range(3)], make) if peer in fans else NONE
+                for peer, make in there.items()))  # fmt: skip
+        print("(at best 0.5 s and 1 s; the children of LocalInterpreter are ours in it: dspy.RLM has none)")
     finally:
         home.close()
     print(load())
@@ -175,6 +187,90 @@ def first(context: str) -> Callable[[Callable[[], Runs]], list[float]]:
         return taken
 
     return measure
+
+
+def fans_over(home: Any) -> dict[str, dict[str, Callable[[], float]]]:
+    """What asks many at once, where a peer has such a thing: seconds as the cell that asked measured them."""
+    return {
+        "16 × 0.5 s llm_query_batched": {
+            "ours": lambda: in_our_tree(answers, home),
+            "LocalInterpreter": lambda: in_dspys_rlm(dspy.LocalInterpreter),
+            "PythonInterpreter": lambda: in_dspys_rlm(dspy.PythonInterpreter),
+            "rlms": lambda: in_rlms(BATCH),
+        },
+        "8 children × 0.5 s, 4 at once": {
+            "ours": lambda: in_our_tree(children, home),
+            "LocalInterpreter": lambda: in_our_tree(children, UnisolatedSandboxes()),
+            "rlms": lambda: in_rlms(CHILDREN.format("rlm_query_batched")),
+        },
+    }
+
+
+def answers(prompt: str) -> str:
+    """A model that takes half a second for each of the sixteen, and none for its own steps."""
+    if "variables_info" in prompt:
+        return code(f"{BATCH}\nSUBMIT(answer=str(taken))")
+    time.sleep(0.5)
+    return "x"
+
+
+def children(prompt: str) -> str:
+    """A model that takes half a second for the one step of each child."""
+    if "the whole" in prompt:
+        return code(f"{CHILDREN.format('sub_rlm_batched')}\nSUBMIT(answer=str(taken))")
+    time.sleep(0.5)
+    return code("SUBMIT(answer='x')")
+
+
+def in_our_tree(script: Callable[[str], str], home: Any) -> float:
+    bench = scripted_workbench(ScriptedEngine(script), home=home)
+    run = bench.ask(Question("the whole", context="x", mode="rlm_only")).result(60)
+    return float(run.answer or "nan")
+
+
+def in_dspys_rlm(make: Callable[[], Any]) -> float:
+    lm = dspy.LM("scripted/bench", engine=ScriptedEngine(answers), cache=False)
+    with dspy.context(lm=lm, trace=None, max_history_size=0):
+        rlm = dspy.RLM("context, question -> answer", interpreter_factory=make)
+        return float(rlm(context="x", question="the whole").answer)
+
+
+def in_rlms(cell: str) -> float:
+    """Its own fan-out of a stub model, or of children that have a REPL and ask that model once."""
+    from rlm.clients.base_lm import BaseLM
+    from rlm.core.lm_handler import LMHandler
+    from rlm.core.types import ModelUsageSummary, RLMChatCompletion, UsageSummary
+    from rlm.environments.local_repl import LocalREPL
+
+    class Slow(BaseLM):
+        def completion(self, prompt: Any) -> str:
+            time.sleep(0.5)
+            return "x"
+
+        async def acompletion(self, prompt: Any) -> str:
+            await asyncio.sleep(0.5)
+            return "x"
+
+        def get_usage_summary(self) -> Any:
+            return UsageSummary({"slow": self.get_last_usage()})
+
+        def get_last_usage(self) -> Any:
+            return ModelUsageSummary(1, 0, 0)
+
+    model = Slow("slow")
+
+    def child(prompt: str, name: str | None = None) -> Any:
+        repl = LocalREPL(context_payload=prompt)
+        answer = model.completion(prompt)
+        repl.execute_code("1")
+        repl.cleanup()
+        return RLMChatCompletion("slow", prompt, answer, model.get_usage_summary(), 0.5)
+
+    with LMHandler(model) as handler:
+        repl = LocalREPL(lm_handler_address=handler.address, subcall_fn=child, max_concurrent_subcalls=4)
+        result = repl.execute_code(f"{cell}\nassert set(found) == {{'x'}}, found\nprint(taken)")
+        repl.cleanup()
+    return float(result.stdout or result.stderr)
 
 
 FIGURES = {

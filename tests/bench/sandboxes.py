@@ -119,7 +119,7 @@ def _ours(level: str) -> Contender | None:
 
 
 def _filled(home: DaytonaSandboxes) -> None:
-    wait(list(home._warm), 30)
+    wait(list(home._pool._warm), 30)
 
 
 def _local() -> Contender:
