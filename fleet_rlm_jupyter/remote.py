@@ -32,6 +32,7 @@ from fleet_rlm_jupyter.domain.session import (
 from fleet_rlm_jupyter.domain.shown import ProgramInfo, ShownSetting
 from fleet_rlm_jupyter.engine.contexts import read_context
 from fleet_rlm_jupyter.engine.trace import Trace, Watcher
+from fleet_rlm_jupyter.remote_files import RemoteFiles
 from fleet_rlm_jupyter.settings import ContextSettings
 
 PIECE_BYTES = 1024**2
@@ -175,6 +176,10 @@ class RemoteWorkbench:
         """A conversation with its turns; by default that of what was asked without naming one."""
         path = "/session" if session_id is None else f"/sessions/{_id(session_id)}/turns"
         return self.connection.get(path, Session)
+
+    def files(self, session_id: str) -> RemoteFiles:
+        """The files of a session's volume."""
+        return RemoteFiles(self.connection, session_id)
 
     def check(self) -> list[Check]:
         """What is configured on the server, from where, whether it works, and what to do next."""

@@ -12,7 +12,7 @@ from fleet_rlm_jupyter.domain.budget import Budget
 from fleet_rlm_jupyter.domain.context import Context
 from fleet_rlm_jupyter.domain.errors import BadRequest, FleetError, NoSuchSession, StoreFailed
 from fleet_rlm_jupyter.domain.events import Event, Limits
-from fleet_rlm_jupyter.domain.ports import EXECUTION_INSTRUCTIONS, Interpreter, Role, Sandboxes
+from fleet_rlm_jupyter.domain.ports import EXECUTION_INSTRUCTIONS, Files, Interpreter, Role, Sandboxes
 from fleet_rlm_jupyter.domain.question import Check, Question
 from fleet_rlm_jupyter.domain.session import Session, new_id
 from fleet_rlm_jupyter.engine.ask import HISTORY_TURNS, Ask, as_history
@@ -182,6 +182,11 @@ class Workbench:
                 raise
             kept = Session(session_id=wanted)
         return kept.model_copy(update={"turns": (*kept.turns, *lost)})
+
+    def files(self, session_id: str) -> Files:
+        """The files of a session's volume, whether or not a run goes on in it. Raises NoSuchSession."""
+        kept = self.sessions.get(session_id)
+        return self.sandboxes(trusted_code=self.models().is_offline).files(kept.session_id)
 
     def interpreter(self) -> Interpreter:
         """A fresh interpreter in a sandbox, for a DSPy program of the caller's own; its `shutdown` ends the sandbox."""

@@ -106,10 +106,10 @@ class VolumeFiles:
         self._place = place
 
     def tree(self, path: str = "", depth: int = 10, most: int = 2000) -> Listing:
+        checked = str(VolumePath(path)) if path else ""
         place = self._place(False)
         if place is None:
             return Listing([], False)
-        checked = str(VolumePath(path)) if path else ""
         said = place.ask("tree", path=checked, depth=depth, most=most, only=list(ROOTS))
         if not path and said.get("error") == "missing":
             return Listing([], False)  # nothing was written yet

@@ -6,7 +6,7 @@ import fleet_rlm_jupyter
 from fleet_rlm_jupyter.domain.api import API_VERSION
 from fleet_rlm_jupyter.domain.question import Check
 from fleet_rlm_jupyter.domain.shown import ProgramInfo
-from fleet_rlm_jupyter.server import openapi, run_routes, session_routes
+from fleet_rlm_jupyter.server import file_routes, openapi, run_routes, session_routes
 from fleet_rlm_jupyter.server.desk import Asked
 from fleet_rlm_jupyter.server.schema import (
     CheckResult,
@@ -80,6 +80,7 @@ ROUTES: tuple[Endpoint, ...] = (
     Endpoint("GET", "/openapi.json", description),
     *run_routes.ROUTES,
     *session_routes.ROUTES,
+    *file_routes.ROUTES,
 )
 
 

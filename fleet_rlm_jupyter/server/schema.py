@@ -9,10 +9,14 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from fleet_rlm_jupyter.domain.calls import CallTree
 from fleet_rlm_jupyter.domain.errors import ErrorText
 from fleet_rlm_jupyter.domain.events import BudgetSpent, CallKind, Limits, RunStatus, Usage
+from fleet_rlm_jupyter.domain.ports import Entry
 from fleet_rlm_jupyter.domain.session import KeptRun, KeptSession
 from fleet_rlm_jupyter.domain.shown import ProgramInfo, ShownSetting
 
 MAX_SEQ = 2**53
+
+MAX_FILE_BYTES = 256 * 1024**2
+"""Of a body that is taken as it is: a file of a session, an exported session."""
 
 
 FRAME_CODES = {
@@ -191,6 +195,59 @@ class SessionBody(Wire):
     """A session's title."""
 
     title: str = Field(default="", max_length=500)
+
+
+class TreeQuery(Wire):
+    """What of a session's files."""
+
+    path: str = Field(default="", description="a folder; all of them where left out")
+    depth: int = Field(default=10, ge=1, le=100)
+    most: int = Field(default=2000, ge=1, le=20_000, description="most entries")
+
+
+class FileQuery(Wire):
+    """Which file of a session."""
+
+    path: str = Field(description="relative, below memory/, artifacts/, buffers/ or meta/")
+
+
+class ReadQuery(FileQuery):
+    """Which file of a session, and how much of it is wanted at most."""
+
+    most_bytes: int = Field(default=1_000_000, ge=0, le=MAX_FILE_BYTES, description="a larger file is refused")
+
+
+class FolderBody(Wire):
+    """A folder to make."""
+
+    path: str
+
+
+class MoveBody(Wire):
+    """A file or folder, and where it goes."""
+
+    path: str
+    to: str
+
+
+class FileEntry(Wire):
+    """Something on a volume."""
+
+    path: str
+    kind: Literal["file", "folder", "link", "other"]
+    bytes: int
+    modified_at: float
+
+    @classmethod
+    def of(cls, entry: Entry) -> FileEntry:
+        return cls.model_validate(entry, from_attributes=True)
+
+
+class FileTree(Wire):
+    """What is there; `is_cut`: there is more than was asked for."""
+
+    entries: list[FileEntry]
+    is_cut: bool
 
 
 class CallBody(Wire):

@@ -31,13 +31,10 @@ from fleet_rlm_jupyter.domain.errors import (
     StoreFailed,
 )
 from fleet_rlm_jupyter.server.desk import Asked, Desk
-from fleet_rlm_jupyter.server.schema import Problem, frame_problem
+from fleet_rlm_jupyter.server.schema import MAX_FILE_BYTES, Problem, frame_problem
 
 MAX_JSON_BYTES = 4 * 1024**2
 """Of a JSON body; contexts and files have routes of their own."""
-
-MAX_RAW_BYTES = 256 * 1024**2
-"""Of a body that is taken as it is: an exported session."""
 
 PIECE_BYTES = 256_000
 
@@ -165,7 +162,7 @@ class RoutesHandler(WorkerHandler):
         if route is None:
             self.set_header("Allow", ", ".join(self.routes))
             raise web.HTTPError(405)
-        if len(self.request.body) > (MAX_RAW_BYTES if "raw" in route.hints else MAX_JSON_BYTES):
+        if len(self.request.body) > (MAX_FILE_BYTES if "raw" in route.hints else MAX_JSON_BYTES):
             raise web.HTTPError(413)
         query = {name: list(values) for name, values in self.request.query_arguments.items()}
         found = await asyncio.to_thread(route.answer, self.asked, ids, query, self.request.body)
@@ -176,6 +173,9 @@ class RoutesHandler(WorkerHandler):
     async def send(self, found: Raw) -> None:
         self.set_header("Content-Type", found.content_type)
         if found.filename:
+            # Whatever it is, no browser takes it for a page, nor lets it run with the rights of ours.
+            self.set_header("X-Content-Type-Options", "nosniff")
+            self.set_header("Content-Security-Policy", "sandbox")
             self.set_header("Content-Disposition", f"attachment; filename*=UTF-8''{quote(found.filename, safe='')}")
         pieces = iter(found.pieces)
         while piece := await asyncio.to_thread(_together, pieces):

@@ -11,6 +11,7 @@ from worker_thread import WorkerThread
 
 from fleet_rlm_jupyter.domain.calls import fold
 from fleet_rlm_jupyter.domain.errors import (
+    BadPath,
     BadRequest,
     BadSettings,
     KeyReused,
@@ -20,6 +21,7 @@ from fleet_rlm_jupyter.domain.errors import (
     SessionBusy,
 )
 from fleet_rlm_jupyter.domain.events import Limits
+from fleet_rlm_jupyter.domain.ports import Listing
 from fleet_rlm_jupyter.domain.question import Question
 from fleet_rlm_jupyter.remote import RemoteWorkbench
 from fleet_rlm_jupyter.testing import ScriptedEngine, code, scripted_workbench
@@ -173,6 +175,49 @@ def test_values_are_fetched_by_their_id(bench):
     run.result(60)
     cell = next(call for call in run.tree().calls.values() if call.kind == "code")
     assert bench.runs.value(run.run_id, cell.id, "code") == ASK
+
+
+def test_files_of_a_session_are_written_read_moved_and_deleted(bench):
+    files = bench.files(bench.sessions.create("files").session_id)
+    assert files.tree() == Listing([], False)
+    data = bytes(range(256)) * 10_000
+    files.write("artifacts/ü b/one&two.bin", data)
+    assert files.read("artifacts/ü b/one&two.bin", 5_000_000) == data
+    with pytest.raises(BadPath, match="2,560,000"):
+        files.read("artifacts/ü b/one&two.bin")
+    files.write("artifacts/empty", b"")
+    assert files.read("artifacts/empty") == b""
+    files.make_folder("memory/notes")
+    files.move("artifacts/empty", "memory/notes/empty")
+    found = {entry.path: (entry.kind, entry.bytes) for entry in files.tree().entries if "/" in entry.path}
+    assert found.keys() == {"artifacts/ü b", "artifacts/ü b/one&two.bin", "memory/notes", "memory/notes/empty"}
+    assert found["artifacts/ü b/one&two.bin"] == ("file", 2_560_000)
+    assert files.tree(most=1).is_cut
+    assert [entry.path for entry in files.tree("memory", depth=1).entries] == ["memory/notes"]
+    files.delete("memory/notes")
+    with pytest.raises(BadPath):
+        files.read("memory/notes/empty")
+
+
+@pytest.mark.parametrize("path", ["../x", "artifacts/../../x", "/etc/passwd", "artifacts//x", "x", "", "artifacts/\0"])
+def test_no_path_leaves_the_files_of_a_session(bench, path):
+    files = bench.files(bench.sessions.create("files").session_id)
+    for act in (
+        lambda: files.read(path),
+        lambda: files.write(path, b"x"),
+        lambda: files.make_folder(path),
+        lambda: files.move(path, "artifacts/y"),
+        lambda: files.move("artifacts/y", path),
+        lambda: files.delete(path),
+    ):
+        with pytest.raises(BadPath):
+            act()
+    assert files.tree() == Listing([], False)
+
+
+def test_files_of_a_session_that_is_not_there_are_not_there_either(bench):
+    with pytest.raises(NoSuchSession):
+        bench.files("s-0").tree()
 
 
 def test_programs_run_by_their_name(bench):

@@ -132,6 +132,7 @@ def test_a_run_over_rest_is_cancelled_over_rest(worker, session):
 
 BODIES = {
     "{session_id}": {"title": "x"}, "cancel": {}, "answer": {"call_id": "c", "text": "t"}, "feedback": {"rating": 1},
+    "folders": {"path": "memory/x"}, "move": {"path": "memory/x", "to": "memory/y"},
 }  # fmt: skip
 
 
@@ -141,7 +142,8 @@ def own(worker, session, run_id):
     for route in ROUTES:
         if route.names and set(route.names) <= ids.keys():
             body = {"json": BODIES[route.path.rsplit("/", 1)[-1]]} if "body" in route.hints else {}
-            query = {"params": {"call_id": "c"}} if route.path.endswith("/value") else {}
+            needed = {"value": {"call_id": "c"}, "files": {"path": "memory/x"}, "content": {"path": "memory/x"}}
+            query = {"params": needed.get(route.path.rsplit("/", 1)[-1], {})}
             yield route.method, route.path.format(**ids), {**body, **query}
 
 
@@ -158,6 +160,48 @@ def test_what_belongs_to_one_user_does_not_exist_for_another(worker, session):
     assert worker.ask("GET", "/sessions", "bob").text.count(session) == 0
     assert worker.ask("GET", "/runs", "bob").text.count(run_id) == 0
     assert worker.ask("GET", f"/runs/{run_id}").status_code == 200, "and it is still there for its owner"
+
+
+def test_a_file_comes_as_a_download_that_no_browser_runs(worker, session):
+    page, files = b"<script>alert(1)</script>", f"/sessions/{session}/files"
+    where = {"path": 'artifacts/p ü".html'}
+    assert worker.ask("PUT", f"{files}/content", params=where, data=page).status_code == 204
+    answer = worker.ask("GET", f"{files}/content", params=where)
+    assert (answer.status_code, answer.content) == (200, page)
+    assert answer.headers["Content-Type"] == "application/octet-stream"
+    assert answer.headers["Content-Disposition"] == "attachment; filename*=UTF-8''p%20%C3%BC%22.html"
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert answer.headers["Content-Security-Policy"] == "sandbox"
+
+
+def test_a_link_in_a_sessions_files_is_shown_and_not_followed(worker, session, tmp_path):
+    (tmp_path / "secret").write_text("planted", encoding="utf-8")
+    files = f"/sessions/{session}/files"
+    assert worker.ask("POST", f"{files}/folders", json={"path": "artifacts"}).status_code == 204
+    folder = Path(worker.bench.sandboxes()._folder.name) / session / "artifacts"
+    (folder / "file").symlink_to(tmp_path / "secret")
+    (folder / "folder").symlink_to(tmp_path)
+    tree = worker.ask("GET", files).json()
+    assert {entry["path"]: entry["kind"] for entry in tree["entries"]} == {
+        "artifacts": "folder", "artifacts/file": "link", "artifacts/folder": "link",
+    }  # fmt: skip
+    for path in ("artifacts/file", "artifacts/folder/secret", "artifacts/folder"):
+        answer = worker.ask("GET", f"{files}/content", params={"path": path})
+        assert (answer.status_code, answer.json()["code"]) == (400, "bad_path")
+        assert answer.headers["Content-Type"] == "application/problem+json"
+        assert "planted" not in answer.text
+    assert worker.ask("PUT", f"{files}/content", params={"path": "artifacts/folder/new"}, data=b"x").status_code == 400
+    assert worker.ask("GET", files, params={"path": "artifacts/folder"}).status_code == 400
+    assert [path.name for path in tmp_path.iterdir()] == ["secret"]
+    assert (tmp_path / "secret").read_text(encoding="utf-8") == "planted"
+
+
+def test_files_have_limits(worker, session):
+    files = f"/sessions/{session}/files"
+    for query in ({"path": "memory/x", "most_bytes": -1}, {"path": "memory/x", "most_bytes": 2**40}, {}):
+        assert worker.ask("GET", f"{files}/content", params=query).status_code == 400, query
+    for query in ({"depth": 0}, {"most": 0}, {"most": 10**9}, {"path": "../x"}):
+        assert worker.ask("GET", files, params=query).status_code == 400, query
 
 
 def test_ids_that_are_guessed_are_not_found(worker, session):

@@ -1,0 +1,37 @@
+"""The files of a session that a Jupyter server holds."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+from fleet_rlm_jupyter.connection import Connection
+from fleet_rlm_jupyter.domain.ports import Listing
+
+
+class RemoteFiles:
+    """`domain.ports.Files` over a server; NoSuchSession is raised when something is done with it."""
+
+    def __init__(self, connection: Connection, session_id: str) -> None:
+        self._connection = connection
+        self._path = f"/sessions/{quote(session_id, safe='')}/files"
+
+    def tree(self, path: str = "", depth: int = 10, most: int = 2000) -> Listing:
+        query = {"path": path, "depth": depth, "most": most}
+        return self._connection.ask("GET", self._path, Listing, query=query)
+
+    def read(self, path: str, most_bytes: int = 1_000_000) -> bytes:
+        query = {"path": path, "most_bytes": most_bytes}
+        return self._connection.send("GET", f"{self._path}/content", None, {}, query)
+
+    def write(self, path: str, data: bytes) -> None:
+        headers = {"Content-Type": "application/octet-stream"}
+        self._connection.send("PUT", f"{self._path}/content", data, headers, {"path": path})
+
+    def make_folder(self, path: str) -> None:
+        self._connection.ask("POST", f"{self._path}/folders", type(None), {"path": path}, is_safe=True)
+
+    def move(self, path: str, to: str) -> None:
+        self._connection.ask("POST", f"{self._path}/move", type(None), {"path": path, "to": to})
+
+    def delete(self, path: str) -> None:
+        self._connection.ask("DELETE", self._path, type(None), query={"path": path}, is_safe=False)
