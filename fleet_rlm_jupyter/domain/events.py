@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import (
@@ -248,8 +249,15 @@ class Event(_Word):
 
     def encode(self) -> str:
         """One line of JSON: the envelope, then `type` and `data`. NaN and infinity, which JSON lacks, become texts."""
+        return self._line
+
+    @cached_property
+    def _line(self) -> str:
+        # The journal, the feed of each run and an export write the same line: it is made once.
         if isinstance(self.fact, Unrecognized):
             kind, data = self.fact.type, self.fact.data
+        elif isinstance(self.fact, CallText):  # by far the most
+            kind, data = self.fact.type, {"channel": self.fact.channel, "text": self.fact.text}
         else:
             kind, data = self.fact.type, self.fact.model_dump(mode="json", exclude={"type"})
         line = {
@@ -280,7 +288,17 @@ class Event(_Word):
         known = kind in _TYPES
         # The envelope's type is the type, whatever `data` calls itself.
         fact = _FACTS.validate_python({**data, "type": kind}) if known else Unrecognized(type=kind, data=data)
-        # Traces are read by the hundred thousand: an envelope as `encode` writes it need not be looked at twice.
+        return cls._around(fact, envelope)
+
+    @classmethod
+    def stamp(cls, fact: Fact, *, seq: int, at: float, session_id: str, run_id: str, call_id: str | None) -> Event:
+        """An event of this version around `fact`."""
+        envelope = {"seq": seq, "at": at, "session_id": session_id, "run_id": run_id, "call_id": call_id}
+        return cls._around(fact, {"v": VERSION, **envelope})
+
+    @classmethod
+    def _around(cls, fact: Fact, envelope: dict[str, Any]) -> Event:
+        # Traces are made and read by the hundred thousand: an envelope as `encode` writes it need not be looked at.
         if envelope.keys() == _ENVELOPE and _is_plain(envelope):
             return cls.model_construct(_ENVELOPE_AND_FACT, **envelope, fact=fact)
         return cls.model_validate({**envelope, "fact": fact})
@@ -303,8 +321,11 @@ def _is_plain(envelope: dict[str, Any]) -> bool:
     )
 
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
 def _to_json(line: dict[str, Any]) -> str:
-    return json.dumps(line, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return _ENCODER.encode(line)
 
 
 def _without_odd_numbers(value: Any) -> Any:

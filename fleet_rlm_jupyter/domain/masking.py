@@ -39,8 +39,9 @@ class Mask:
         folder = str(Path.home()) if home is None else home
         self._home = re.compile(re.escape(folder) + r"(?![\w.-])") if len(folder) > 1 else None
         self._words = (*self._secrets, *_SHAPE_STARTS)
-        pairs = sorted({(word[0], word[1]) for word in self._words})
-        self._pairs = re.compile("|".join(f"{re.escape(one)}(?={re.escape(other)})" for one, other in pairs))
+        self._begun = sorted({word[:2] for word in self._words})
+        pairs = (f"{re.escape(pair[0])}(?={re.escape(pair[1])})" for pair in self._begun)
+        self._pairs = re.compile("|".join(pairs))
         self._first = frozenset(word[0] for word in self._words)
         self._most_held = max(MOST_HELD, *map(len, self._words))
 
@@ -74,6 +75,9 @@ class Mask:
 
     def open_end(self, text: str) -> int:
         """Where at the end of `text` a key may have begun that is not complete; its length if there is none."""
+        end = text[-self._most_held :]
+        if text[-1:] not in self._first and not any(pair in end for pair in self._begun):
+            return len(text)  # nearly always
         # What is inside a complete key is masked with it: to wait for it would tear the key apart.
         whole = [found.span() for found in self._known.finditer(text)] if self._known else []
         last = len(text) - 1

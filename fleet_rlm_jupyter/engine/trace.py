@@ -110,13 +110,13 @@ class Trace:
         return self._ended and self._shown == len(self._stamped)
 
     def _stamp(self, fact: Fact, call_id: str | None) -> Event:
-        event = Event(
+        event = Event.stamp(
+            fact,
             seq=len(self._stamped),
             at=self._clock(),
             session_id=self.session_id,
             run_id=self.run_id,
             call_id=call_id,
-            fact=fact,
         )
         self._stamped.append(event)
         self._ended = isinstance(fact, RunEnded)

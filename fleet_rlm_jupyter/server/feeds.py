@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import islice
 
@@ -31,7 +30,7 @@ class Feed:
         self.run_id = run_id
         self.start = 0
         self.is_over = False
-        self._lines: deque[str] = deque()
+        self._lines: list[str] = []
         self._chars = 0
         self._lock = threading.Lock()
         self._on_grown = on_grown
@@ -46,11 +45,11 @@ class Feed:
             if since < self.start:
                 return None
             taken: list[str] = []
-            for line in islice(self._lines, since - self.start, None):
-                taken.append(line)
-                room -= len(line)
-                if room <= 0:
-                    break
+            place = since - self.start
+            while room > 0 and place < len(self._lines):
+                taken.append(self._lines[place])
+                room -= len(taken[-1])
+                place += 1
             return taken
 
     def _read(self, follow: Follow) -> None:
@@ -65,9 +64,13 @@ class Feed:
         with self._lock:
             self._lines.append(line)
             self._chars += len(line)
-            while len(self._lines) > WINDOW_EVENTS or self._chars > WINDOW_CHARS:
-                self._chars -= len(self._lines.popleft())
-                self.start += 1
+            old = 0
+            while len(self._lines) - old > WINDOW_EVENTS or self._chars > WINDOW_CHARS:
+                self._chars -= len(self._lines[old])
+                old += 1
+            if old:
+                del self._lines[:old]
+                self.start += old
             if self._is_signaled:
                 return
             self._is_signaled = True

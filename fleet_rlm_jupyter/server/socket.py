@@ -136,10 +136,11 @@ class WorkerSocket(websocket.WebSocketHandler):
     async def _write(self) -> None:
         with suppress(websocket.WebSocketClosedError):
             while True:
-                try:
-                    await asyncio.wait_for(self._grown.wait(), HEARTBEAT_SECONDS)
-                except TimeoutError:
-                    self._say("heartbeat", at=time.time())
+                if not self._grown.is_set():
+                    try:
+                        await asyncio.wait_for(self._grown.wait(), HEARTBEAT_SECONDS)
+                    except TimeoutError:
+                        self._say("heartbeat", at=time.time())
                 self._grown.clear()
                 is_more = await self._write_once()
                 if is_more:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ from fleet_rlm_jupyter.domain.session import Turn
 
 if TYPE_CHECKING:  # it imports SQLAlchemy, which the journal's thread does
     from fleet_rlm_jupyter.store.archive import Archive
+
+GROUP_SECONDS = 0.02
+"""How long an event may wait for those after it, so that they are one transaction; beginnings and ends never wait."""
 
 Deliver = Callable[[Event], None]
 Lost = Callable[[str], None]
@@ -61,7 +65,7 @@ _Item = _Accept | _Write | FullValue
 
 
 class Journal:
-    """Commits what it is given, in order; what comes while it commits goes into the next transaction. Thread-safe.
+    """Commits what it is given, in order; what comes close together goes into one transaction. Thread-safe.
 
     Where the store fails, the runs at hand are told once why (`lost`) and go on without it; the next run tries again.
     `deliver` and `lost` are called from the journal's thread and must not raise.
@@ -72,6 +76,7 @@ class Journal:
         self._open = archive
         self._archive: Archive | None = None
         self._waiting: list[_Item] = []
+        self._is_urgent = False
         self._kept: dict[str, Lost] = {}
         self._is_closed = False
         self._changed = threading.Condition()
@@ -111,18 +116,29 @@ class Journal:
             if self._is_closed:
                 return False
             self._waiting.append(item)
-            self._changed.notify_all()
+            is_urgent = isinstance(item, _Accept) or (isinstance(item, _Write) and item.event.fact.type == "run.ended")
+            self._is_urgent |= is_urgent
+            # While the thread waits for company, it is left alone.
+            if is_urgent or len(self._waiting) == 1:
+                self._changed.notify_all()
             return True
 
     def _work(self) -> None:
         try:
+            due = 0.0
             while True:
                 with self._changed:
                     self._changed.wait_for(lambda: self._waiting or self._is_closed)
-                    batch, self._waiting = self._waiting, []
+                    wait = due - time.monotonic()
+                    if wait > 0:
+                        self._changed.wait_for(lambda: self._is_urgent or self._is_closed, wait)
+                    batch, self._waiting, self._is_urgent = self._waiting, [], False
                 if not batch:
                     return
+                due = time.monotonic() + GROUP_SECONDS
                 self._commit(batch)
+                # Until the next event comes, which may be long: it would keep the whole traces of runs that have ended.
+                del batch
         finally:
             # Also after a defect of ours: nobody may wait for what no thread will do.
             with self._changed:

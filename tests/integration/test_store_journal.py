@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
+import weakref
 
 import pytest
 import sqlalchemy as sa
 
 from fleet_rlm_jupyter.domain.errors import StoreFailed
 from fleet_rlm_jupyter.domain.events import Event, Log, RunEnded
+from fleet_rlm_jupyter.store import journal as journals
 from fleet_rlm_jupyter.store.archive import Archive
 from fleet_rlm_jupyter.store.database import Database
 from fleet_rlm_jupyter.store.journal import Acceptance, Journal
@@ -101,3 +104,39 @@ def test_a_closed_journal_still_delivers(database):
     run(journal, seen, lost)
     assert len(seen) == 50
     assert lost == ["the journal is closed"]
+
+
+def test_events_that_come_close_together_are_one_transaction_and_an_end_does_not_wait(database, monkeypatch):
+    monkeypatch.setattr(journals, "GROUP_SECONDS", 60.0)
+    sizes, ended = [], threading.Event()
+
+    class Counted(Archive):
+        def append(self, events, turns, values=()):
+            sizes.append(len(events))
+            super().append(events, turns, values)
+
+    journal = Journal(lambda: Counted(database))
+    assert journal.accept(Acceptance("r-1", "s-1", "q", 1.0), lambda why: None).result(30) == "r-1"
+    for seq in range(11):
+        fact = RunEnded(status="done") if seq == 10 else Log(level="info", text="x")
+        event = Event(seq=seq, at=seq, session_id="s-1", run_id="r-1", call_id=None, fact=fact)
+        journal.write(event, lambda one: ended.set() if one.seq == 10 else None)
+    assert ended.wait(30)
+    assert journal.close()
+    assert [size for size in sizes if size] == [11]
+
+
+def test_a_journal_that_waits_for_work_holds_nothing_of_a_run_that_has_ended(database):
+    def show(event: Event) -> None:
+        """What a run's trace is held by."""
+
+    gone = threading.Event()
+    held = weakref.ref(show, lambda _: gone.set())
+    journal = Journal(lambda: Archive(database))
+    journal.accept(Acceptance("r-1", "s-1", "q", 1.0), lambda why: None)
+    end = RunEnded(status="done")
+    journal.write(Event(seq=0, at=0, session_id="s-1", run_id="r-1", call_id=None, fact=end), show)
+    del show
+    assert gone.wait(30)
+    assert held() is None
+    assert journal.close()

@@ -89,6 +89,19 @@ def test_every_kind_of_fact_is_known_to_decode(kind):
         Event.decode(json.dumps(line))
 
 
+def test_a_line_is_made_once_and_an_event_that_has_one_is_as_before():
+    given = {"seq": 3, "at": 1.5, "session_id": "s", "run_id": "r", "call_id": "c"}
+    event = Event.stamp(CallText(channel="stdout", text="é"), **given)
+    assert event.encode() is event.encode()
+    assert event == Event(fact=CallText(channel="stdout", text="é"), **given) == Event.decode(event.encode())
+    assert event.model_dump().keys() == Event.model_fields.keys()
+
+
+def test_a_stamp_refuses_what_an_event_refuses():
+    with pytest.raises(ValueError, match="seq"):
+        Event.stamp(CallText(channel="stdout", text=""), seq=-1, at=1.5, session_id="s", run_id="r", call_id=None)
+
+
 def test_the_line_is_the_envelope_then_type_and_data():
     line = event(Log(level="info", text="ü"), seq=3, call_id="c").encode()
     assert line == (
