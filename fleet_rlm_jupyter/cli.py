@@ -50,6 +50,8 @@ def app() -> None:
     metavar="PATH|URL",
     help="What to ask about: file, folder or URL; repeatable.",
 )
+@click.option("--repo", metavar="URL", help="Repository for the sandbox to hold.")
+@click.option("--ref", metavar="REF", help="Its branch, tag or commit id; the default branch where left out.")
 @click.option("--model", help="DSPy model string, e.g. openai/gpt-5; offline/recipes needs no key.")
 @click.option("--sub-model", help="Model for sub-queries.")
 @click.option("--api-base", help="URL of an OpenAI-compatible server.")
@@ -163,6 +165,8 @@ def _ask(question: str, as_json: bool, given: dict[str, Any]) -> int:
         mode=given["mode"],
         recipe=given["recipe"],
         slots=dict(_pairs("--slot", given["slots"])),
+        repo_url=given["repo"],
+        repo_ref=given["ref"],
     )
     bench = fleet.Workbench(fleet.settings.load(overrides))
     try:

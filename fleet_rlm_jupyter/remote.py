@@ -142,6 +142,8 @@ class RemoteWorkbench:
             "key": asked.key or secrets.token_hex(16),
             "when_busy": asked.when_busy,
             "can_answer": asked.can_answer,
+            "repo_url": asked.repo_url,
+            "repo_ref": asked.repo_ref,
         }
         accepted = self.connection.ask("POST", "/runs", dict[str, str], body, is_safe=True)
         return self._followed(accepted, asked.text, watcher)

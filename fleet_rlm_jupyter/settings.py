@@ -89,6 +89,7 @@ def _pairs(value: object) -> object:
 
 
 Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
+Folders = Annotated[tuple[str, ...], BeforeValidator(lambda v: v.split(os.pathsep) if isinstance(v, str) else v)]
 Pairs = Annotated[dict[str, str], BeforeValidator(_pairs)]
 
 
@@ -161,6 +162,15 @@ class ContextSettings(_Group):
     )
 
 
+class WorkspaceSettings(_Group):
+    """Repositories that a question is asked about."""
+
+    roots: Folders = Field(default=(), description="folders of file:// repositories; the working folder where unset")
+    token: SecretStr | None = Field(default=None, description="token for private repositories; no sandbox sees it")
+    token_host: str | None = Field(default=None, description="the one host that is sent the token, e.g. github.com")
+    clone_seconds: float = Field(default=300, gt=0, description="seconds that one call of git may take")
+
+
 def _store_url(text: str) -> str:
     if not text.startswith(("sqlite:///", "postgresql://", "postgresql+psycopg://")):
         raise ValueError("a store is sqlite:///PATH or postgresql://…")
@@ -203,6 +213,7 @@ class Settings(_Group):
     sandbox: SandboxSettings = SandboxSettings()
     daytona: DaytonaSettings = DaytonaSettings()
     context: ContextSettings = ContextSettings()
+    workspace: WorkspaceSettings = WorkspaceSettings()
     store: StoreSettings = StoreSettings()
     server_url: Url | None = Field(default=None, description="Jupyter server where a notebook's questions run")
     server_token: SecretStr | None = Field(default=None, description="token of that server")
@@ -371,7 +382,7 @@ def kernel_variables() -> dict[str, str]:
 
 def child_environment(**more: str) -> dict[str, str]:
     """This process's environment for a server of ours, with `more`; keys and tokens stay behind."""
-    own = ("api_key", "daytona.api_key", "server_token")
+    own = ("api_key", "daytona.api_key", "server_token", "workspace.token")
     secret = {name for names in ALSO.values() for name in names} | {variable(name) for name in own}
     secret |= {"JUPYTERHUB_API_TOKEN", "JPY_API_TOKEN", "JUPYTER_TOKEN"}
     return {**{name: value for name, value in os.environ.items() if name not in secret}, **more}

@@ -142,7 +142,10 @@ def _scratch() -> tempfile.TemporaryDirectory[str]:
 
 
 class UnisolatedSandboxes:
-    """`Sandboxes` on DSPy's LocalInterpreter: a plain subprocess per sandbox, quick to start, no isolation at all."""
+    """`Sandboxes` on DSPy's LocalInterpreter: a plain subprocess per sandbox, quick to start, no isolation at all.
+
+    No repository is put anywhere: a role's `workspace` can be looked at in `opened`.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

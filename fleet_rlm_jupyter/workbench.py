@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dspy
@@ -12,7 +14,7 @@ from fleet_rlm_jupyter.domain.budget import Budget
 from fleet_rlm_jupyter.domain.context import Context
 from fleet_rlm_jupyter.domain.errors import BadRequest, FleetError, NoSuchSession, StoreFailed
 from fleet_rlm_jupyter.domain.events import Event, Limits
-from fleet_rlm_jupyter.domain.ports import EXECUTION_INSTRUCTIONS, Files, Interpreter, Role, Sandboxes
+from fleet_rlm_jupyter.domain.ports import EXECUTION_INSTRUCTIONS, Files, Interpreter, Role, Sandboxes, Workspace
 from fleet_rlm_jupyter.domain.question import Check, Question
 from fleet_rlm_jupyter.domain.session import Session, new_id
 from fleet_rlm_jupyter.engine.ask import HISTORY_TURNS, Ask, as_history
@@ -22,6 +24,7 @@ from fleet_rlm_jupyter.engine.models import Models
 from fleet_rlm_jupyter.engine.offline import compose
 from fleet_rlm_jupyter.engine.own import OwnProgram
 from fleet_rlm_jupyter.engine.recursion import Site
+from fleet_rlm_jupyter.engine.repositories import refuse_outside
 from fleet_rlm_jupyter.engine.run import execute
 from fleet_rlm_jupyter.engine.trace import Watcher
 from fleet_rlm_jupyter.settings import Loaded, Settings, load
@@ -101,12 +104,14 @@ class Workbench:
         if not asked.text.strip():
             raise BadRequest("the question is empty", "say what you want to know")
         models = self.models()
+        workspace = self._workspace(asked, models)
         text = _composed(asked, models)
         context = self._context(asked)
         notes = str(context.manifest) if context.manifest.files else ""
         site = self._site(
             self._session_id(asked.session_id), trusted_code=models.is_offline, can_answer=asked.can_answer
         )
+        site = replace(site, workspace=workspace)
         history = self._history(site.session_id) if asked.session_id is not None and not models.is_offline else None
         program = Ask(site, asked.mode, notes, history, context.table)
         inputs = {"context": context.value, "question": text}
@@ -250,6 +255,20 @@ class Workbench:
             return self.sessions.get(named).session_id
         except StoreFailed:
             return named  # nothing can be read of it, and the run says that it is not kept
+
+    def _workspace(self, asked: Question, models: Models) -> Workspace | None:
+        """The repository that is asked about, fetched. Raises what `Repositories.tree` raises."""
+        if asked.repo_url is None:
+            if asked.repo_ref is not None:
+                raise BadRequest("repo_ref is given without repo_url", "name the repository, too")
+            return None
+        if models.is_offline:
+            raise BadRequest("offline recipes read a context and no repository", "pass its folder as context")
+        if asked.mode == "direct":
+            raise BadRequest("a plain call has no sandbox for a repository", "leave the mode out")
+        roots = self.settings.workspace.roots or (".",)
+        refuse_outside(asked.repo_url, tuple(map(Path, roots)))
+        return self._house.repositories.tree(asked.repo_url, asked.repo_ref or "", self.settings)
 
     def _context(self, asked: Question) -> Context:
         if asked.context is None:

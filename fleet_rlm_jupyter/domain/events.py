@@ -157,6 +157,19 @@ class ChildIsolation(_Word):
     cleanup: Literal["", "deleting", "shared", "incomplete"] = ""
 
 
+class WorkspacePlaced(_Word):
+    """The files of a repository in a sandbox: `path` is below its working folder, `source` the repository's URL.
+
+    `state` says whether they were made now, found as they were, or brought from another commit to this one.
+    """
+
+    path: str
+    source: str
+    ref: str
+    commit: str
+    state: Literal["created", "reused", "reconciled"]
+
+
 class SandboxChanged(_Grown):
     """A step in a sandbox's life. `origin` says whether it was forked from its parent's, shares it, or began clean.
 
@@ -165,7 +178,7 @@ class SandboxChanged(_Grown):
     `subpath` say what is mounted.
     """
 
-    _later = ("is_degraded", "volume", "subpath", "child")
+    _later = ("is_degraded", "volume", "subpath", "child", "workspace")
 
     type: Literal["sandbox.changed"] = "sandbox.changed"
     sandbox_id: str
@@ -177,6 +190,7 @@ class SandboxChanged(_Grown):
     volume: str = ""
     subpath: str = ""
     child: ChildIsolation | None = None
+    workspace: WorkspacePlaced | None = None
 
 
 class ArtifactWritten(_Grown):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from fleet_rlm_jupyter.domain.events import ArtifactWritten, SandboxChanged
@@ -26,12 +27,33 @@ OnFact = Callable[[SandboxChanged | ArtifactWritten], None]
 
 
 @dataclass(frozen=True, slots=True)
+class Workspace:
+    """The files of a repository at one commit. `pack` writes them into a file, as a .tar.gz; `digest` tells them apart.
+
+    `source` is the repository's URL, which holds no password, and `name` the last part of it.
+    """
+
+    name: str
+    source: str
+    ref: str
+    commit: str
+    digest: str
+    pack: Callable[[Path], None]
+
+    @property
+    def path(self) -> str:
+        """Where a sandbox has it, below its working folder."""
+        return f"workspace/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
 class Role:
     """Whom a sandbox works for; becomes its labels.
 
     `is_kept`: the sandbox is the session's and outlives this role; who comes next in that session finds its files.
     `files`: paths below the roots of the volume that a child is given copies of. `is_beside`: its REPL stays in the
     session's sandbox beside those of the runs, and keeps none of them waiting.
+    `workspace`: the repository whose files its sandbox holds before the first cell.
     """
 
     session_id: str
@@ -41,6 +63,7 @@ class Role:
     is_kept: bool = False
     files: tuple[str, ...] = ()
     is_beside: bool = False
+    workspace: Workspace | None = None
 
 
 class Interpreter(Protocol):

@@ -21,6 +21,7 @@ class Question:
 
     `session_id` puts it into a conversation, whose earlier turns the model then sees. In a session of which a run goes
     on, `when_busy` refuses it or queues it behind that run. The same `key` never runs twice in a session.
+    `repo_url` names a repository whose files the sandbox is to hold, at `repo_ref` (branch, tag or commit id).
     `can_answer` says that the run may ask back: whoever asked then answers `question.asked` with the verb `answer`.
     """
 
@@ -34,6 +35,8 @@ class Question:
     key: str | None = None
     when_busy: Literal["refuse", "queue"] = "refuse"
     can_answer: bool = False
+    repo_url: str | None = None
+    repo_ref: str | None = None
 
     def digest(self) -> str:
         """What tells one question from another under the same key."""
@@ -47,6 +50,8 @@ class Question:
             context = hashed.hexdigest()
         paths, slots = [str(path) for path in self.paths], sorted(self.slots.items())
         asked = [self.text, paths, context, self.mode, self.recipe, slots]
+        if self.repo_url is not None:
+            asked += [self.repo_url, self.repo_ref]
         return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
 

@@ -10,6 +10,7 @@ import dspy
 
 from fleet_rlm_jupyter.domain.budget import Budget
 from fleet_rlm_jupyter.domain.events import RunStarted
+from fleet_rlm_jupyter.domain.ports import Workspace
 from fleet_rlm_jupyter.domain.question import Mode
 from fleet_rlm_jupyter.domain.session import Session
 from fleet_rlm_jupyter.engine.recorder import Emit
@@ -30,8 +31,10 @@ class Route:
     reason: str
 
 
-def route(mode: Mode, context: object, is_offline: bool) -> Route:
+def route(mode: Mode, context: object, is_offline: bool, has_workspace: bool = False) -> Route:
     """Which way a question over `context` goes."""
+    if has_workspace:
+        return Route("rlm", "the repository is in the sandbox")
     if mode == "rlm_only":
         return Route("rlm", "asked for")
     if mode == "direct":
@@ -79,6 +82,9 @@ class Ask:
         notes = [f"model from {models.source}", f"route {chosen.name}: {chosen.reason}"]
         if self._notes:
             notes.append(f"context {self._notes}")
+        if self.site.workspace is not None:
+            there = self.site.workspace
+            notes.append(f"repository {there.source} {there.ref or 'HEAD'} at {there.commit[:12]} in {there.path}")
         return RunStarted(
             program="ask",
             message=str(inputs["question"]),
@@ -92,6 +98,8 @@ class Ask:
         before = self._history() if self._history is not None else ""
         if before:
             inputs = {**inputs, "question": f"{inputs['question']}\n\n{before}"}
+        if self.site.workspace is not None:
+            inputs = {**inputs, "question": f"{inputs['question']}\n\n{_where(self.site.workspace)}"}
         if self._route(inputs).name == "rlm":
             if self._table is not None and not self.site.models.is_offline:  # recipes read text
                 inputs = {**inputs, "context": self._table}
@@ -102,7 +110,17 @@ class Ask:
         )
 
     def _route(self, inputs: dict[str, Any]) -> Route:
-        return route(self._mode, inputs["context"], self.site.models.is_offline)
+        return route(self._mode, inputs["context"], self.site.models.is_offline, self.site.workspace is not None)
+
+
+def _where(workspace: Workspace) -> str:
+    """What a model is told of the repository."""
+    ref = f" at {workspace.ref}" if workspace.ref else ""
+    return (
+        f"The files of the repository {workspace.source}{ref} (commit {workspace.commit[:12]}, no history) are "
+        f"in the folder {workspace.path} of the sandbox: read them with Python. Children of sub_rlm do not have them: "
+        "pass text."
+    )
 
 
 def as_history(session: Session) -> str:

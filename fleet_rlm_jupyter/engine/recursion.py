@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -29,7 +29,7 @@ from fleet_rlm_jupyter.domain.errors import (
     ToolFailed,
 )
 from fleet_rlm_jupyter.domain.events import ArtifactWritten, Log, QuestionAsked, SandboxChanged
-from fleet_rlm_jupyter.domain.ports import EXECUTION_INSTRUCTIONS, Interpreter, Role, Sandboxes
+from fleet_rlm_jupyter.domain.ports import EXECUTION_INSTRUCTIONS, Interpreter, Role, Sandboxes, Workspace
 from fleet_rlm_jupyter.domain.previews import preview
 from fleet_rlm_jupyter.engine.controls import Controls
 from fleet_rlm_jupyter.engine.failures import explained
@@ -60,6 +60,7 @@ class Site:
     models: Models
     sandboxes: Sandboxes
     controls: Controls = field(default_factory=Controls)
+    workspace: Workspace | None = None
 
 
 class Recursion:
@@ -190,6 +191,8 @@ class Recursion:
     def _open(self, depth: int, parent: str) -> Interpreter:
         name = "rlm" if depth == 1 else "child"
         role = Role(self._site.session_id, self._site.run_id, name, depth, is_kept=not parent, files=_FILES.get())
+        if not parent:
+            role = replace(role, workspace=self._site.workspace)
         if parent:
             return self._site.sandboxes.child(parent, role, self.recorder.output, self._tell)
         return self._site.sandboxes.open(role, self.recorder.output, self._tell)

@@ -35,6 +35,8 @@ OPTIONS = (
     Option(
         ("--context", "--file"), "path", "PATH", "A file, folder or URL as context; repeatable.", is_repeatable=True
     ),
+    Option(("--repo",), "text", "URL", "Repository for the sandbox to hold."),
+    Option(("--ref",), "text", "REF", "Its branch, tag or commit id; the default branch where left out."),
     Option(("-o", "--out"), "new variable", "NAME", "Where the result goes."),
     Option(("--mode",), "choice", "MODE", "An RLM, a plain call, or by size.", ("auto", "rlm_only", "direct")),
     Option(("--on",), "choice", "PLACE", "Where it runs; the server where one answers.", ("server", "kernel")),
@@ -106,6 +108,8 @@ class CellArguments:
     mode: str = "auto"
     on: str = "auto"
     recipe: str | None = None
+    repo: str | None = None
+    ref: str | None = None
     slots: dict[str, str] = field(default_factory=dict[str, str])
     limits: dict[str, Any] = field(default_factory=dict[str, Any])
     settings: dict[str, str] = field(default_factory=dict[str, str])
@@ -124,6 +128,8 @@ def parse(line: str) -> CellArguments:
         mode=found.mode or "auto",
         on=found.on or "auto",
         recipe=found.recipe,
+        repo=found.repo,
+        ref=found.ref,
         slots=dict(_pairs("--slot", found.slot)),
         limits={name: getattr(found, name) for name in LIMITS if getattr(found, name) is not None},
         settings=settings,

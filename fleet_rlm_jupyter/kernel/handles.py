@@ -161,6 +161,8 @@ class AskOptions:
     limits: Mapping[str, Any] = field(default_factory=dict[str, Any])
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
     on: On = "auto"
+    repo: str | None = None
+    ref: str | None = None
 
 
 class Notebook:
@@ -198,6 +200,7 @@ class Notebook:
         """Start a run, on the server or here. Raises FleetError before any work."""
         bench, place = self.bench(options.settings), self.place(options)
         asked = Question(question, options.paths, context, options.mode, options.recipe, options.slots)
+        asked = replace(asked, repo_url=options.repo, repo_ref=options.ref)
         limits = _limits(bench, options.limits)
         if place.server is None:
             return self._kept(bench.ask(asked, limits), bench.settings, place)

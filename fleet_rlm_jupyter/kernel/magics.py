@@ -97,7 +97,15 @@ class FleetMagics(Magics):
             limits = book.bench(given.settings).settings.context
             context = fleet.kernel.variables.context_of(given.variables, self.shell.user_ns, limits)
         options = fleet.kernel.handles.AskOptions(
-            given.mode, given.paths, given.recipe, given.slots, given.limits, given.settings, given.on
+            given.mode,
+            given.paths,
+            given.recipe,
+            given.slots,
+            given.limits,
+            given.settings,
+            given.on,
+            given.repo,
+            given.ref,
         )
         handle = book.start(cell.strip(), context, options)
         lines = fleet.kernel.display.LiveLines(handle)

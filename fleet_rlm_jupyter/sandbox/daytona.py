@@ -29,6 +29,7 @@ from fleet_rlm_jupyter.sandbox.pool import Pool
 from fleet_rlm_jupyter.sandbox.sessions import SessionSandboxes
 from fleet_rlm_jupyter.sandbox.specs import Spec
 from fleet_rlm_jupyter.sandbox.volumes import Volumes, folder_of
+from fleet_rlm_jupyter.sandbox.workspaces import placed
 from fleet_rlm_jupyter.settings import Settings
 
 SWEEP_SECONDS = 600
@@ -61,13 +62,13 @@ class DaytonaSandboxes:
 
     def open(self, role: Role, on_output: OnOutput | None = None, on_fact: OnFact | None = None) -> PullableInterpreter:
         """An interpreter whose sandbox is had when it starts: the session's for a role that is kept, else a new one."""
-        return self._interpreter(lambda: self._root(role), on_output, on_fact)
+        return self._interpreter(lambda: self._root(role), role, on_output, on_fact)
 
     def child(
         self, parent_id: str, role: Role, on_output: OnOutput | None = None, on_fact: OnFact | None = None
     ) -> Interpreter:
         """An interpreter in a sandbox as `sandbox.children` says; what it leaves in artifacts/ goes to its parent."""
-        return self._interpreter(lambda: self._children.take(parent_id, role), on_output, on_fact)
+        return self._interpreter(lambda: self._children.take(parent_id, role), role, on_output, on_fact)
 
     def files(self, session_id: str) -> Files:
         folder_of(session_id)  # a bad id is refused now
@@ -90,12 +91,20 @@ class DaytonaSandboxes:
     def _interpreter(
         self,
         take: Callable[[], tuple[SandboxMachine, SandboxChanged]],
+        role: Role,
         on_output: OnOutput | None,
         on_fact: OnFact | None,
     ) -> PullableInterpreter:
         def opened() -> SandboxMachine:
             self._prepare()
             machine, machine.changed = take()
+            if role.workspace is not None:
+                try:
+                    there = placed(machine, role.workspace)
+                except BaseException:
+                    machine.close()
+                    raise
+                machine.changed = machine.changed.model_copy(update={"workspace": there})
             machine.tell = on_fact
             self._pool.keep()  # only now: the first sandbox is waited for, those after it are made while it works
             if on_fact is not None:

@@ -77,7 +77,14 @@ class SandboxMachine:
             command = f"kill -{int(number)} {int(pid)}"
             self._client.call(self.sandbox.process.exec(command, timeout=SIGNAL_SECONDS), SIGNAL_SECONDS)
 
-    def put(self, path: str, data: bytes) -> None:
+    def run(self, command: str) -> tuple[int, str]:
+        """(exit code, output) of a shell command beside the guest."""
+        work = retried(lambda: self.sandbox.process.exec(command, timeout=FILE_SECONDS))
+        done = self._client.call(work, FILE_SECONDS)
+        return done.exit_code, done.result
+
+    def put(self, path: str, data: bytes | str) -> None:
+        """Upload `data`; a text is the path of a file here."""
         self._client.call(retried(lambda: self.sandbox.fs.upload_file(data, path, timeout=FILE_SECONDS)), FILE_SECONDS)
 
     def get(self, path: str) -> bytes:

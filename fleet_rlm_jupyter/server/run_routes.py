@@ -46,6 +46,8 @@ def ask(asked: Asked, body: AskBody) -> Accepted:
         key=body.key,
         when_busy=body.when_busy,
         can_answer=body.can_answer,
+        repo_url=body.repo_url,
+        repo_ref=body.repo_ref,
     )
     live = asked.bench.ask(question, body.limits)
     asked.watched(live)

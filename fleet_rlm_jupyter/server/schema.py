@@ -77,6 +77,8 @@ class AskBody(Wire):
     key: str | None = Field(default=None, min_length=1, max_length=200, description="the same key never runs twice")
     when_busy: Literal["refuse", "queue"] = Field(default="refuse", description="where a run of the session goes on")
     can_answer: bool = Field(default=False, description="the run may ask back; the op `answer` answers")
+    repo_url: str | None = Field(default=None, max_length=2000, description="repository for the sandbox to hold")
+    repo_ref: str | None = Field(default=None, max_length=300, description="its branch, tag or commit id")
 
 
 class RunBody(Wire):

@@ -10,6 +10,7 @@ from fleet_rlm_jupyter.domain.masking import Mask
 from fleet_rlm_jupyter.domain.ports import Sandboxes
 from fleet_rlm_jupyter.domain.session import new_id
 from fleet_rlm_jupyter.engine.models import Models, resolve
+from fleet_rlm_jupyter.engine.repositories import Repositories
 from fleet_rlm_jupyter.sandbox.daytona import DaytonaSandboxes
 from fleet_rlm_jupyter.settings import Loaded, Settings, secrets_of
 from fleet_rlm_jupyter.store.journal import Journal
@@ -38,6 +39,7 @@ class House:
         self._store: store.store.Store | None = None
         self._journal: Journal | None = None
         self._sessions: dict[str, str] = {}
+        self.repositories = Repositories(folder_of(loaded.settings.store) / "repositories")
 
     @property
     def settings(self) -> Settings:

@@ -164,6 +164,10 @@ def test_what_is_not_there_is_told_alike(bench):
         bench.session("s-0")
     with pytest.raises(BadRequest):
         bench.ask(" ")
+    with pytest.raises(BadRequest, match="without repo_url"):
+        bench.ask(Question("q", repo_ref="main"))
+    with pytest.raises(BadRequest, match=r"holds credentials|no repository"):
+        bench.ask(Question("q", repo_url="https://me:word@example.org/x"))
     with pytest.raises(BadRequest, match="given twice"):
         bench.ask(Question("q", context="x", paths=["y"]))
     with pytest.raises(BadRequest):

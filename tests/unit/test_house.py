@@ -47,6 +47,7 @@ ASYNC = (
 # Uploaded together and run in the sandbox, where nothing but Python need be.
 UPLOADED = (
     "sandbox/volume_tool.py",
+    "sandbox/workspace_tool.py",
     "sandbox/guest.py",
     "sandbox/codec.py",
     "sandbox/output.py",

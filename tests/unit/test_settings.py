@@ -15,7 +15,7 @@ NUMBERS = [
     "budget.calls", "budget.sub_calls", "budget.tokens", "budget.cost", "budget.seconds",
     "budget.depth", "budget.sandboxes", "budget.siblings", "budget.batch", "sandbox.memory_mb", "sandbox.cell_seconds",
     "sandbox.output_chars", "context.max_mb", "context.max_files", "sandbox.cpu", "sandbox.memory_gb",
-    "sandbox.disk_gb", "sandbox.auto_stop_minutes", "store.retention_days",
+    "sandbox.disk_gb", "sandbox.auto_stop_minutes", "store.retention_days", "workspace.clone_seconds",
 ]  # fmt: skip
 
 

@@ -85,6 +85,11 @@ def test_a_line_is_read_as_a_shell_would():
     assert given.settings == {"sandbox.memory_mb": "512"}
 
 
+def test_a_line_names_a_repository():
+    given = parse("--repo https://x.org/y --ref a/b")
+    assert (given.repo, given.ref) == ("https://x.org/y", "a/b")
+
+
 @pytest.mark.parametrize(
     ("line", "says"),
     [("--moed x", "--mode"), ("--mode x", "choose from"), ("'open", "quotation"), ("word", "cell"),
