@@ -182,7 +182,11 @@ def test_what_is_nested_too_deeply_is_a_value_error():
         pack(circle)
 
 
-@pytest.mark.parametrize("value", [object(), print, type, math, lambda: 1], ids=repr)
+@pytest.mark.parametrize(
+    "value",
+    [object(), print, type, math, lambda: 1],
+    ids=["an object", "a builtin", "a class", "a module", "a function"],
+)
 def test_what_cannot_travel_is_named(value):
     with pytest.raises(TypeError, match=type(value).__name__):
         pack([value])
