@@ -6,7 +6,7 @@ import signal
 import stat
 
 from fleet_rlm_jupyter.localdaytona import linux, seccomp
-from fleet_rlm_jupyter.localdaytona.plan import BIN, HOME, INSIDE_UID, SandboxPlan
+from fleet_rlm_jupyter.localdaytona.plan import BIN, HOME, INSIDE_UID, MOST_PROCESSES, SandboxPlan
 from fleet_rlm_jupyter.localdaytona.volumes import open_inside
 
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store")
@@ -183,6 +183,8 @@ def set_limits(plan: SandboxPlan) -> None:
         hard = resource.getrlimit(kind)[1]
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(kind, (value, value))
-    if plan.level == "L3" or (plan.level == "L2" and plan.owner is not None):
-        # elsewhere the kernel would count all processes of the user
+    if plan.level == "L3":
         resource.setrlimit(resource.RLIMIT_NPROC, (plan.limits.processes, plan.limits.processes))
+    elif plan.level == "L2" and plan.owner is not None:
+        # The kernel counts all processes of the user: here those of every sandbox, elsewhere yours too.
+        resource.setrlimit(resource.RLIMIT_NPROC, (MOST_PROCESSES, MOST_PROCESSES))

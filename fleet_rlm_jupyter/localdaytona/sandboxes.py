@@ -319,7 +319,7 @@ class LocalSandboxes:
         memory_gb, disk_gb = number(sandbox.wanted, "memory", 0), number(sandbox.wanted, "disk", 0)
         limits = ProcessLimits.within(memory_gb * 1024 or self._ground.memory_mb)
         # A group takes time to enter: only for what nothing else bounds.
-        is_counted = self._ground.level == "L3" or (self._ground.level == "L2" and self._ground.owner is not None)
+        is_counted = self._ground.level == "L3"
         kinds = ({"memory"} if limits.memory_mb else set[str]()) | (set[str]() if is_counted else {"pids"})
         if disk_gb:
             limits = replace(limits, file_mb=disk_gb * 1024)

@@ -29,7 +29,11 @@ def run(home: DaytonaSandboxes, script: object, **limits: int):
     live = scripted_workbench(engine, home=home, **limits).ask(Question("the whole", context="x", mode="rlm_only"))
     result = live.result(SECONDS)
     opened = [event.fact for event in live.trace.events if event.fact.type == "sandbox.changed"]
-    lives = list(itertools.accumulate({"ready": 1, "deleted": -1}.get(fact.state, 0) for fact in opened))
+    lives = list(
+        itertools.accumulate(
+            {"ready": 1, "reused": 1, "deleted": -1, "detached": -1}.get(fact.state, 0) for fact in opened
+        )
+    )
     assert max(lives) <= limits.get("sandboxes", 8)
     assert lives[-1] == 0
     return result, live.tree(), engine
