@@ -13,6 +13,10 @@ LANES   := $(wildcard tests/unit tests/contract tests/integration tests/docs tes
 # the installed package, as users have it. In a venv of `make dev` that is this tree.
 PYTEST := PYTHONSAFEPATH=1 $(BIN)/pytest
 
+# Most tests wait for processes and clocks: three at a time keep two cores busy. A file stays on one worker, since its
+# tests share servers. `make test PARALLEL=` runs them one after the other.
+PARALLEL ?= -n 3 --dist loadfile
+
 .DEFAULT_GOAL := help
 .PHONY: help setup dev demo check test test-all other-lanes soak bench lab
 
@@ -41,7 +45,7 @@ check: $(VENV)/.dev ## lint, format, types, import rules, spelling, house rules
 	$(PYTEST) -q tests/unit/test_house.py
 
 test: $(VENV)/.test ## the lanes that need nothing: unit, contract, integration, docs, notebooks
-	$(PYTEST) $(LANES)
+	$(PYTEST) $(PARALLEL) $(LANES)
 
 test-all: test other-lanes ## test, then the lanes that need something; says which are skipped and why
 

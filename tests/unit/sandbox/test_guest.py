@@ -730,7 +730,10 @@ def test_a_guest_whose_terminal_is_gone_ends(tmp_path, code):
         path.write_bytes(text)
     master, slave = pty.openpty()
     argv = [sys.executable, "-m", "fleet_guest.guest"]
-    guest = subprocess.Popen(argv, stdin=slave, stdout=slave, stderr=slave, cwd=tmp_path, start_new_session=True)
+    found = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    guest = subprocess.Popen(
+        argv, stdin=slave, stdout=slave, stderr=slave, env=found, cwd=tmp_path, start_new_session=True
+    )
     os.close(slave)
     said = b""
     while b'"ready"' not in said:
