@@ -18,10 +18,10 @@ PYTEST := PYTHONSAFEPATH=1 $(BIN)/pytest
 PARALLEL ?= -n 3 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev demo check test test-again test-all other-lanes soak bench lab
+.PHONY: help setup dev demo check test test-all other-lanes soak bench lab
 
 help: ## show these targets
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.run ## make .venv and install the package into it
 
@@ -46,9 +46,6 @@ check: $(VENV)/.dev ## lint, format, types, import rules, spelling, house rules
 
 test: $(VENV)/.test ## the lanes that need nothing: unit, contract, integration, docs, notebooks
 	$(PYTEST) $(PARALLEL) $(LANES)
-
-test-again: $(VENV)/.test ## what failed in the last test, one after the other
-	$(PYTEST) --last-failed --last-failed-no-failures none $(LANES)
 
 test-all: test other-lanes ## test, then the lanes that need something; says which are skipped and why
 
