@@ -29,10 +29,11 @@ from fleet_rlm_jupyter.domain.session import (
     Session,
     SessionStats,
 )
-from fleet_rlm_jupyter.domain.shown import ProgramInfo, ShownSetting
+from fleet_rlm_jupyter.domain.shown import ShownSetting
 from fleet_rlm_jupyter.engine.contexts import read_context
 from fleet_rlm_jupyter.engine.trace import Trace, Watcher
 from fleet_rlm_jupyter.remote_files import RemoteFiles
+from fleet_rlm_jupyter.remote_programs import RemoteDatasets, RemotePrograms
 from fleet_rlm_jupyter.settings import ContextSettings
 
 PIECE_BYTES = 1024**2
@@ -111,6 +112,7 @@ class RemoteWorkbench:
         self.sessions = RemoteSessions(self.connection)
         self.contexts = RemoteContexts(self.connection)
         self.programs = RemotePrograms(self.connection)
+        self.datasets = RemoteDatasets(self.connection)
         self.settings_view = RemoteSettings(self.connection)
 
     def status(self) -> dict[str, Any]:
@@ -307,19 +309,6 @@ class RemoteSessions:
         return KeptSession.model_validate_json(self._connection.send("POST", "/sessions/import", raw, headers, {}))
 
 
-class RemotePrograms:
-    """What the server runs by name."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    def list(self) -> list[ProgramInfo]:
-        return self._connection.get("/programs", _Programs).programs
-
-    def get(self, name: str) -> ProgramInfo:
-        return self._connection.get(f"/programs/{_id(name)}", ProgramInfo)
-
-
 class RemoteSettings:
     """The settings of the server's Workbench, keys masked."""
 
@@ -332,10 +321,6 @@ class RemoteSettings:
     def patch(self, updates: Mapping[str, Any]) -> list[ShownSetting]:
         """Change settings for the runs to come; all of them or none. Raises BadSettings."""
         return self._connection.ask("PATCH", "/settings", _Settings, {"updates": dict(updates)}).settings
-
-
-class _Programs(BaseModel):
-    programs: list[ProgramInfo]
 
 
 class _Settings(BaseModel):

@@ -31,6 +31,7 @@ from fleet_rlm_jupyter.settings import Loaded, Settings, load
 from fleet_rlm_jupyter.store.journal import FullValue
 from fleet_rlm_jupyter.verbs.cells import Cells
 from fleet_rlm_jupyter.verbs.checks import check_all
+from fleet_rlm_jupyter.verbs.datasets import Datasets
 from fleet_rlm_jupyter.verbs.house import House
 from fleet_rlm_jupyter.verbs.live import LiveRun
 from fleet_rlm_jupyter.verbs.programs import Programs
@@ -70,6 +71,7 @@ class Workbench:
         self.runs = Runs(self._house, owner)
         self.sessions = Sessions(self._house, owner)
         self.programs = Programs()
+        self.datasets = Datasets(self._house, owner)
         self.settings_view = SettingsView(self._house)
         self._starter = Starter(self._house, owner)
 

@@ -8,7 +8,8 @@ FleetError(text, hint)
 │   ├── BudgetExceeded · DeadlineExceeded · Cancelled
 ├── ForUser        said before any work
 │   ├── BadSettings · NoSuchSession · NoSuchRun · SessionBusy · KeyReused ·
-│   │   BadPath (NotText, BadUrl) · BadRequest · CellFailed · ModelFailed
+│   │   BadPath (NotText, BadUrl) · BadRequest (NoSuchDataset) · CellFailed ·
+│   │   ModelFailed
 ├── SandboxError   the machine under the code
 │   ├── SandboxUnavailable   retry is safe
 │   └── SandboxLost          its state is gone
@@ -162,6 +163,12 @@ class BadRequest(ForUser):
     """The question or an argument cannot be worked on."""
 
     code = "bad_request"
+
+
+class NoSuchDataset(BadRequest):
+    """There is no dataset of that name, or it belongs to somebody else."""
+
+    code = "no_such_dataset"
 
 
 class CellFailed(ForUser):

@@ -5,14 +5,12 @@ from __future__ import annotations
 import fleet_rlm_jupyter
 from fleet_rlm_jupyter.domain.api import API_VERSION
 from fleet_rlm_jupyter.domain.question import Check
-from fleet_rlm_jupyter.domain.shown import ProgramInfo
-from fleet_rlm_jupyter.server import file_routes, openapi, run_routes, session_routes
+from fleet_rlm_jupyter.server import file_routes, openapi, program_routes, run_routes, session_routes
 from fleet_rlm_jupyter.server.desk import Asked
 from fleet_rlm_jupyter.server.schema import (
     CheckResult,
     Checks,
     Identity,
-    ProgramsList,
     SettingsList,
     Status,
     UpdatesBody,
@@ -53,16 +51,6 @@ def change_settings(asked: Asked, body: UpdatesBody) -> SettingsList:
     return SettingsList(settings=asked.bench.settings_view.patch(body.updates))
 
 
-def programs(asked: Asked) -> ProgramsList:
-    """What can be run by its name."""
-    return ProgramsList(programs=asked.bench.programs.list())
-
-
-def program(asked: Asked, name: str) -> ProgramInfo:
-    """One program: what it takes and what it gives."""
-    return asked.bench.programs.get(name)
-
-
 def description(asked: Asked) -> Raw:
     """This API, as OpenAPI."""
     return Raw([openapi.text(ROUTES).encode()], "application/json")
@@ -75,12 +63,11 @@ ROUTES: tuple[Endpoint, ...] = (
     Endpoint("POST", "/checks", check),
     Endpoint("GET", "/settings", settings),
     Endpoint("PATCH", "/settings", change_settings),
-    Endpoint("GET", "/programs", programs),
-    Endpoint("GET", "/programs/{name}", program),
     Endpoint("GET", "/openapi.json", description),
     *run_routes.ROUTES,
     *session_routes.ROUTES,
     *file_routes.ROUTES,
+    *program_routes.ROUTES,
 )
 
 

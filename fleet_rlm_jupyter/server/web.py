@@ -24,6 +24,7 @@ from fleet_rlm_jupyter.domain.errors import (
     ForUser,
     KeyReused,
     ModelFailed,
+    NoSuchDataset,
     NoSuchRun,
     NoSuchSession,
     SandboxError,
@@ -43,6 +44,7 @@ log = logging.getLogger("fleet_rlm_jupyter.server")
 _STATUS: tuple[tuple[type[FleetError], int], ...] = (
     (NoSuchSession, 404),
     (NoSuchRun, 404),
+    (NoSuchDataset, 404),
     (SessionBusy, 409),
     (KeyReused, 409),
     (ModelFailed, 502),

@@ -48,7 +48,7 @@ class Archive:
         run = sa.insert(RUNS).values(
             run_id=given.run_id,
             session_id=given.session_id,
-            question=_plain(given.question),
+            question=plain(given.question),
             process=processes.here(),
             started_at=given.at,
             owner=given.owner,
@@ -109,7 +109,7 @@ class Archive:
 
     def _keep(self, connection: sa.Connection, values: Sequence[FullValue]) -> None:
         digests = [hashlib.sha256(value.text.encode("utf-8", "replace")).hexdigest() for value in values]
-        contents = {digest: _plain(value.text) for digest, value in zip(digests, values, strict=True)}
+        contents = {digest: plain(value.text) for digest, value in zip(digests, values, strict=True)}
         connection.execute(
             self._database.insert(CONTENTS).on_conflict_do_nothing(),
             [{"digest": digest, "text": text} for digest, text in contents.items()],
@@ -133,7 +133,7 @@ class Archive:
                 session_id=session_id,
                 number=(connection.execute(last).scalar() or 0) + 1,
                 run_id=run_id,
-                message=_plain(turn.message),
+                message=plain(turn.message),
                 run=turn.run.model_dump_json(),
                 at=at,
             )
@@ -195,10 +195,10 @@ def _artifact(event: Event, fact: ArtifactWritten) -> dict[str, str | int | floa
 
 
 def _title(question: str) -> str:
-    words = _plain(" ".join(question.split()))
+    words = plain(" ".join(question.split()))
     return words if len(words) <= TITLE_CHARS else f"{words[: TITLE_CHARS - 1]}…"
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     # PostgreSQL keeps no NUL in a text, neither keeps halves of a surrogate pair.
     return text.replace("\0", "\N{SYMBOL FOR NULL}").encode("utf-8", "replace").decode("utf-8")

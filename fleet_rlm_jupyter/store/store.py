@@ -11,6 +11,7 @@ from fleet_rlm_jupyter.store.allocations import StoredAllocations
 from fleet_rlm_jupyter.store.archive import Archive
 from fleet_rlm_jupyter.store.contexts import prune_folder
 from fleet_rlm_jupyter.store.database import Database
+from fleet_rlm_jupyter.store.datasets import StoredDatasets
 from fleet_rlm_jupyter.store.place import folder_of, url_of
 from fleet_rlm_jupyter.store.runs import StoredRuns
 from fleet_rlm_jupyter.store.sessions import StoredSessions
@@ -55,6 +56,9 @@ class Store:
 
     def sessions(self, owner: str) -> StoredSessions:
         return StoredSessions(self.database(), owner)
+
+    def datasets(self, owner: str) -> StoredDatasets:
+        return StoredDatasets(self.database(), owner)
 
     def allocations(self) -> StoredAllocations:
         return StoredAllocations(self.database)

@@ -100,3 +100,22 @@ ALLOCATIONS = Table(
     _text("process"),
     Column("created_at", Float, nullable=False),
 )
+DATASETS = Table(
+    "datasets",
+    METADATA,
+    _key("owner"),
+    _key("name"),
+    Column("created_at", Float, nullable=False),
+    _text("fields"),
+    _text("left_out"),
+)
+DATASET_ROWS = Table(
+    "dataset_rows",
+    METADATA,
+    _key("owner"),
+    _key("dataset"),
+    _key("row_id"),
+    _text("split"),
+    _text("fields"),
+    _text("origin"),
+)

@@ -16,13 +16,15 @@ from alembic.migration import MigrationContext
 from contract.postgres_server import binaries, server
 
 from fleet_rlm_jupyter.domain.calls import fold
-from fleet_rlm_jupyter.domain.errors import BadRequest, KeyReused, NoSuchRun, NoSuchSession, StoreFailed
+from fleet_rlm_jupyter.domain.dataset import read_rows
+from fleet_rlm_jupyter.domain.errors import BadRequest, KeyReused, NoSuchDataset, NoSuchRun, NoSuchSession, StoreFailed
 from fleet_rlm_jupyter.domain.events import ArtifactWritten, CallEnded, CallStarted, Event, Log, RunEnded
 from fleet_rlm_jupyter.domain.session import Feedback, Run, Turn
 from fleet_rlm_jupyter.settings import Settings
 from fleet_rlm_jupyter.store.allocations import StoredAllocations
 from fleet_rlm_jupyter.store.archive import Archive
 from fleet_rlm_jupyter.store.database import Database
+from fleet_rlm_jupyter.store.datasets import StoredDatasets
 from fleet_rlm_jupyter.store.exports import export_session, import_session
 from fleet_rlm_jupyter.store.journal import Acceptance, FullValue, Journal
 from fleet_rlm_jupyter.store.runs import StoredRuns
@@ -192,6 +194,28 @@ def test_a_session_has_turns_artifacts_feedback_and_goes_with_everything(databas
         left = {table.name: connection.execute(sa.select(sa.func.count()).select_from(table)).scalar()
                 for table in METADATA.sorted_tables}  # fmt: skip
     assert not any(left.values()), left
+
+
+def test_a_dataset_is_kept_whole_for_its_owner_only_and_never_changed(database):
+    given = [{"q": f"{number} ü\ud83d\0", "a": [number, None, 1.5]} for number in range(40)]
+    rows, _ = read_rows(given, "f.json")
+    mine, others = StoredDatasets(database, "ann"), StoredDatasets(database, "bob")
+    made = mine.create("numbers", rows, ["41: no object"])
+    assert (made.rows, made.fields, made.left_out) == (40, ["q", "a"], ["41: no object"])
+    assert made.splits == {split: len(mine.rows("numbers", split)) for split in ("train", "val", "test")}
+    assert mine.rows("numbers") == sorted(rows, key=lambda row: row.row_id)
+    assert mine.rows("numbers", limit=3) == mine.rows("numbers")[:3]
+    with pytest.raises(BadRequest, match="already"):
+        mine.create("numbers", rows[:1], [])
+    assert mine.get("numbers") == made
+    for verb in (others.get, others.rows, others.delete):
+        with pytest.raises(NoSuchDataset):
+            verb("numbers")
+    assert others.create("numbers", rows[:2], []).rows == 2
+    assert [one.name for one in mine.list()] == ["numbers"]
+    mine.delete("numbers")
+    assert mine.list() == []
+    assert others.get("numbers").rows == 2
 
 
 def test_an_exported_session_comes_back(database):

@@ -15,6 +15,7 @@ from fleet_rlm_jupyter.domain.errors import (
     BadRequest,
     BadSettings,
     KeyReused,
+    NoSuchDataset,
     NoSuchRun,
     NoSuchSession,
     ServerUnavailable,
@@ -222,6 +223,48 @@ def test_no_path_leaves_the_files_of_a_session(bench, path):
 def test_files_of_a_session_that_is_not_there_are_not_there_either(bench):
     with pytest.raises(NoSuchSession):
         bench.files("s-0").tree()
+
+
+def test_datasets_are_made_of_rows_listed_sampled_and_deleted(bench):
+    text = "\n".join(f'{{"question": "{number}?", "answer": {number}}}' for number in range(30)) + "\nnonsense"
+    made = bench.datasets.create("numbers", text, "numbers.jsonl")
+    assert (made.rows, made.fields) == (30, ["question", "answer"])
+    assert made.left_out == ["31: no JSON: Expecting value: line 1 column 1 (char 0)"]
+    assert sum(made.splits.values()) == 30
+    assert bench.datasets.list() == [made] == [bench.datasets.get("numbers")]
+    sample = bench.datasets.sample("numbers", 5, "train")
+    assert len(sample) == 5 == len({row.row_id for row in sample})
+    assert sample == bench.datasets.sample("numbers", 5, "train")
+    assert {(row.split, row.origin.split(":")[0]) for row in sample} == {("train", "numbers.jsonl")}
+    assert bench.datasets.create("one", [{"a": 1}, 2, {"a": {3}}]).left_out[0] == "2: no object of named fields"
+    with pytest.raises(BadRequest, match="already"):
+        bench.datasets.create("numbers", text)
+    for bad in ("../x", ".."):
+        with pytest.raises(BadRequest, match="is no name"):
+            bench.datasets.create(bad, text)
+    with pytest.raises(BadRequest, match="nothing of it"):
+        bench.datasets.create("nothing", "[]")
+    bench.datasets.delete("numbers")
+    for verb in (bench.datasets.get, bench.datasets.sample, bench.datasets.delete):
+        with pytest.raises(NoSuchDataset):
+            verb("numbers")
+
+
+def test_a_dataset_comes_of_the_turns_that_were_judged(bench):
+    session_id = bench.sessions.create("judged").session_id
+    for text, rating, expected in (("good?", 1, ""), ("bad?", -1, ""), ("corrected?", -1, "so"), ("silent?", None, "")):
+        run = ask(bench, text, session_id=session_id)
+        run.result(60)
+        if rating is not None:
+            bench.runs.feedback(run.run_id, rating, expected)
+    made = bench.datasets.from_session("judged", session_id)
+    rows = {row.fields["question"]: row.fields["answer"] for row in bench.datasets.sample("judged")}
+    assert rows == {"good?": "0", "corrected?": "so"}
+    assert made.left_out == []
+    with pytest.raises(BadRequest, match="called good or corrected"):
+        bench.datasets.from_session("none", bench.sessions.create("empty").session_id)
+    with pytest.raises(NoSuchSession):
+        bench.datasets.from_session("none", "s-0")
 
 
 def test_programs_run_by_their_name(bench):

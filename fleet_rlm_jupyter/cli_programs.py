@@ -1,0 +1,95 @@
+"""`fleet datasets`: what programs are tried on, in a terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+import fleet_rlm_jupyter as fleet
+
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout, nothing else.")
+_split_option = click.option("--split", type=click.Choice(["train", "val", "test"]), help="Only rows of this split.")
+
+
+@click.group()
+def datasets() -> None:
+    """Datasets that programs are evaluated and optimized on: create, list, show, delete."""
+
+
+@datasets.command("list")
+@_json_option
+def list_datasets(as_json: bool) -> None:
+    """List the datasets with their rows by split."""
+    with _bench() as bench:
+        found = bench.datasets.list()
+    if as_json:
+        _print_json({"datasets": [one.model_dump(mode="json") for one in found]})
+        return
+    if not found:
+        click.echo("there is no dataset; make one with `fleet datasets create`", err=True)
+    for one in found:
+        click.echo(_in_a_line(one))
+
+
+@datasets.command("create")
+@click.argument("name")
+@click.argument("path", type=click.Path(dir_okay=False, exists=True), required=False)
+@click.option("--session", "session_id", help="Make it of this session's turns that got feedback.")
+def create_dataset(name: str, path: str | None, session_id: str | None) -> None:
+    """Keep the rows of PATH as dataset NAME: a JSON array of objects, or one JSON object a line.
+
+    A field "split" says which split a row is for; else that follows from what is in it.
+    """
+    if (path is None) == (session_id is None):
+        raise click.UsageError("give either PATH or --session")
+    with _bench() as bench:
+        if path is None:
+            made = bench.datasets.from_session(name, session_id)
+        else:
+            made = bench.datasets.create(name, Path(path).read_bytes(), Path(path).name)
+    click.echo(_in_a_line(made))
+    for line in made.left_out:
+        click.echo(f"left out: row {fleet.terminal.clean(line)}", err=True)
+
+
+@datasets.command("show")
+@click.argument("name")
+@_split_option
+@click.option("--count", type=click.IntRange(1), default=10, show_default=True, help="Most rows.")
+def show_dataset(name: str, split: str | None, count: int) -> None:
+    """Print some rows of a dataset as JSON, one a line; always the same ones."""
+    with _bench() as bench:
+        for row in bench.datasets.sample(name, count, split):
+            click.echo(json.dumps({"split": row.split, "origin": row.origin, **row.fields}, ensure_ascii=False))
+
+
+@datasets.command("delete")
+@click.argument("name")
+def delete_dataset(name: str) -> None:
+    """Forget a dataset and its rows."""
+    with _bench() as bench:
+        bench.datasets.delete(name)
+    click.echo(f"{name} forgotten")
+
+
+@contextmanager
+def _bench() -> Generator[Any]:
+    opened = fleet.Workbench()
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, ensure_ascii=False))
+
+
+def _in_a_line(one: Any) -> str:
+    splits = ", ".join(f"{one.splits.get(split, 0)} {split}" for split in ("train", "val", "test"))
+    return fleet.terminal.clean(f"{one.name}  {one.rows} rows ({splits})  {', '.join(one.fields)}")

@@ -1,0 +1,82 @@
+"""Programs and datasets of a Workbench that a Jupyter server holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from urllib.parse import quote
+
+from pydantic import BaseModel
+
+from fleet_rlm_jupyter.connection import Connection
+from fleet_rlm_jupyter.domain.dataset import Dataset, DatasetRow, Split
+from fleet_rlm_jupyter.domain.shown import ProgramInfo
+
+
+class RemotePrograms:
+    """What the server runs by name."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def list(self) -> list[ProgramInfo]:
+        return self._connection.get("/programs", _Programs).programs
+
+    def get(self, name: str) -> ProgramInfo:
+        return self._connection.get(f"/programs/{_word(name)}", ProgramInfo)
+
+
+class RemoteDatasets:
+    """A user's datasets, as `Workbench.datasets`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def list(self) -> list[Dataset]:
+        return self._connection.get("/datasets", _Datasets).datasets
+
+    def get(self, name: str) -> Dataset:
+        return self._connection.get(f"/datasets/{_word(name)}", Dataset)
+
+    def create(self, name: str, rows: str | bytes | Iterable[object], origin: str = "") -> Dataset:
+        raw = rows if isinstance(rows, bytes) else (rows if isinstance(rows, str) else _lines(rows)).encode()
+        headers = {"Content-Type": "application/octet-stream"}
+        answer = self._connection.send("POST", f"/datasets/{_word(name)}", raw, headers, {"origin": origin})
+        return Dataset.model_validate_json(answer)
+
+    def from_session(self, name: str, session_id: str) -> Dataset:
+        return self._connection.ask("POST", f"/sessions/{_word(session_id)}/datasets", Dataset, {"name": name})
+
+    def sample(self, name: str, count: int = 10, split: Split | None = None) -> list[DatasetRow]:
+        path = f"/datasets/{_word(name)}/rows"
+        return self._connection.get(path, _Rows, count=count, split=split).rows
+
+    def delete(self, name: str) -> None:
+        self._connection.ask("DELETE", f"/datasets/{_word(name)}", type(None))
+
+
+class _Programs(BaseModel):
+    programs: list[ProgramInfo]
+
+
+class _Datasets(BaseModel):
+    datasets: list[Dataset]
+
+
+class _Rows(BaseModel):
+    rows: list[DatasetRow]
+
+
+def _lines(rows: Iterable[object]) -> str:
+    return "\n".join(map(_line, rows))
+
+
+def _line(row: object) -> str:
+    try:
+        return json.dumps(row)
+    except (TypeError, ValueError):
+        return "?"  # the server names it among those that it left out
+
+
+def _word(text: str) -> str:
+    return quote(text, safe="")

@@ -1,0 +1,57 @@
+"""`fleet datasets` as a user types it."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from fleet_rlm_jupyter import cli
+
+
+@pytest.fixture
+def fleet(monkeypatch, capfd, tmp_path):
+    monkeypatch.setenv("FLEET_STORE__URL", f"sqlite:///{tmp_path}/fleet.db")
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["fleet", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        printed = capfd.readouterr()
+        assert "Traceback" not in printed.out + printed.err
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, printed.out, printed.err
+
+    return run
+
+
+def test_a_dataset_is_made_of_a_file_listed_shown_and_forgotten(fleet, tmp_path):
+    rows = [{"question": f"{number}?", "answer": str(number)} for number in range(20)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\nnonsense\n", encoding="utf-8")
+    code, out, err = fleet("datasets", "create", "numbers", "rows.jsonl")
+    assert code == 0
+    assert out.startswith("numbers  20 rows (")
+    assert out.endswith("question, answer\n")
+    assert "left out: row 21: no JSON" in err
+    found = json.loads(fleet("datasets", "list", "--json")[1])["datasets"]
+    assert [(one["name"], one["rows"]) for one in found] == [("numbers", 20)]
+    shown = [json.loads(line) for line in fleet("datasets", "show", "numbers", "--count", "3")[1].splitlines()]
+    assert len(shown) == 3
+    assert shown[0].keys() == {"split", "origin", "question", "answer"}
+    assert fleet("datasets", "delete", "numbers")[0] == 0
+    assert "there is no dataset; make one" in fleet("datasets", "list")[2]
+
+
+def test_what_cannot_be_is_said_in_one_line(fleet, tmp_path):
+    (tmp_path / "bad.json").write_text("[1, 2", encoding="utf-8")
+    for arguments, why in (
+        (["create", "x", "bad.json"], "it is no JSON array"),
+        (["create", "x"], "give either PATH or --session"),
+        (["create", "x", "--session", "s-0"], "there is no session s-0"),
+        (["show", "x"], "there is no dataset x"),
+        (["delete", "x"], "there is no dataset x"),
+    ):
+        code, _, err = fleet("datasets", *arguments)
+        assert (code, why in err) == (2, True), err
