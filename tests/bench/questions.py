@@ -52,7 +52,8 @@ def main() -> None:
 def outcomes(is_verbose: bool = False, only: int | None = None) -> list[Outcome]:
     """Ask all questions, or the one at that place, through the whole Workbench."""
     truth = _truth()
-    os.environ["JUPYTER_DATA_DIR"] = tempfile.mkdtemp(prefix="fleet-bench-")  # not among the user's own runs
+    folder = tempfile.TemporaryDirectory(prefix="fleet-bench-", ignore_cleanup_errors=True)
+    os.environ["JUPYTER_DATA_DIR"] = folder.name  # not among the user's own runs
     bench = Workbench(Settings(model="offline/recipes"), UnisolatedSandboxes())
     found: list[Outcome] = []
     for at, question in enumerate(truth.questions()):
@@ -65,6 +66,7 @@ def outcomes(is_verbose: bool = False, only: int | None = None) -> list[Outcome]
             print(f"{found[-1].outcome:<10}{question['id']:<10}{question['question'][:70]}")
             print(f"  → {(run.answer or '')[:300]}")
     bench.close()
+    folder.cleanup()
     return found
 
 

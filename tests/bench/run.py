@@ -236,5 +236,6 @@ def _load() -> str:
 
 
 if __name__ == "__main__":
-    os.environ["JUPYTER_DATA_DIR"] = tempfile.mkdtemp(prefix="fleet-bench-")  # not among the user's own runs
-    main()
+    with tempfile.TemporaryDirectory(prefix="fleet-bench-", ignore_cleanup_errors=True) as folder:
+        os.environ["JUPYTER_DATA_DIR"] = folder  # not among the user's own runs
+        main()
