@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import click
 
 import fleet_rlm_jupyter as fleet
-from fleet_rlm_jupyter import cli_kept, cli_programs
+from fleet_rlm_jupyter import cli_kept, cli_programs, cli_sandboxes
 
 EXIT_CODES = {"done": 0, "failed": 1, "over_budget": 3, "abstained": 4, "cancelled": 130}
 BAD_INPUT = 2
@@ -122,7 +122,7 @@ def localdaytona(arguments: tuple[str, ...]) -> NoReturn:
     sys.exit(fleet.localdaytona.main(list(arguments)))
 
 
-for command in (cli_kept.runs, cli_kept.replay, cli_kept.sessions, cli_programs.datasets):
+for command in (cli_kept.runs, cli_kept.replay, cli_kept.sessions, cli_programs.datasets, cli_sandboxes.sandboxes):
     app.add_command(command)
 
 

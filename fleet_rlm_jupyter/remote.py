@@ -34,6 +34,7 @@ from fleet_rlm_jupyter.engine.contexts import read_context
 from fleet_rlm_jupyter.engine.trace import Trace, Watcher
 from fleet_rlm_jupyter.remote_files import RemoteFiles
 from fleet_rlm_jupyter.remote_programs import RemoteDatasets, RemotePrograms
+from fleet_rlm_jupyter.remote_sandboxes import RemoteSandboxes
 from fleet_rlm_jupyter.settings import ContextSettings
 
 PIECE_BYTES = 1024**2
@@ -111,6 +112,7 @@ class RemoteWorkbench:
         self.runs = RemoteRuns(self.connection)
         self.sessions = RemoteSessions(self.connection)
         self.contexts = RemoteContexts(self.connection)
+        self.live_sandboxes = RemoteSandboxes(self.connection)
         self.programs = RemotePrograms(self.connection)
         self.datasets = RemoteDatasets(self.connection)
         self.settings_view = RemoteSettings(self.connection)

@@ -16,6 +16,7 @@ from typing import Any
 import dspy
 from dspy import lm15
 
+from fleet_rlm_jupyter.domain.errors import NoSuchSandbox
 from fleet_rlm_jupyter.domain.events import Limits, SandboxChanged, SandboxState
 from fleet_rlm_jupyter.domain.ports import (
     Allocation,
@@ -28,6 +29,7 @@ from fleet_rlm_jupyter.domain.ports import (
     Role,
     Sandboxes,
 )
+from fleet_rlm_jupyter.domain.shown import LiveSandbox
 from fleet_rlm_jupyter.engine.models import ANSWER, Models
 from fleet_rlm_jupyter.sandbox import volume_tool
 from fleet_rlm_jupyter.sandbox.files import VolumeFiles
@@ -150,7 +152,7 @@ class UnisolatedSandboxes:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
-        self._live: set[str] = set()
+        self._live: dict[str, tuple[LiveSandbox, Interpreter]] = {}
         self.most_live = 0
         self.opened: list[Role] = []
         self._folder = tempfile.TemporaryDirectory(prefix="fleet-files-")
@@ -162,7 +164,7 @@ class UnisolatedSandboxes:
     def open(self, role: Role, on_output: OnOutput | None = None, on_fact: OnFact | None = None) -> PullableInterpreter:
         with self._lock:
             self.opened.append(role)
-            return _PlainInterpreter(self, f"plain-{next(self._numbers)}", on_fact)
+            return _PlainInterpreter(self, f"plain-{next(self._numbers)}", role, on_fact)
 
     def child(
         self, parent_id: str, role: Role, on_output: OnOutput | None = None, on_fact: OnFact | None = None
@@ -180,18 +182,46 @@ class UnisolatedSandboxes:
     def is_gone(self, sandbox_id: str, seconds: float) -> bool:
         return sandbox_id not in self._live
 
+    def list(self) -> list[LiveSandbox]:
+        with self._lock:
+            return [shown for shown, _ in reversed(self._live.values())]
+
+    def get(self, sandbox_id: str) -> LiveSandbox:
+        return self._one(sandbox_id)[0]
+
+    def stop(self, sandbox_id: str) -> None:
+        self._one(sandbox_id)[1].shutdown()
+
+    def prune(self) -> int:
+        return 0
+
     def close(self) -> None:
         """Each interpreter is shut down by whoever opened it; the files go."""
         self._folder.cleanup()
 
-    def began(self, sandbox_id: str) -> None:
+    def began(self, sandbox_id: str, role: Role, interpreter: Interpreter) -> None:
+        shown = LiveSandbox(
+            id=sandbox_id,
+            state="started",
+            session=role.session_id,
+            run=role.run_id,
+            role=role.name,
+            depth=role.depth,
+            created=time.time(),
+        )
         with self._lock:
-            self._live.add(sandbox_id)
+            self._live[sandbox_id] = shown, interpreter
             self.most_live = max(self.most_live, self.live)
 
     def ended(self, sandbox_id: str) -> None:
         with self._lock:
-            self._live.discard(sandbox_id)
+            self._live.pop(sandbox_id, None)
+
+    def _one(self, sandbox_id: str) -> tuple[LiveSandbox, Interpreter]:
+        with self._lock:
+            if sandbox_id not in self._live:
+                raise NoSuchSandbox(f"there is no sandbox {sandbox_id!r} of yours", "list them: fleet sandboxes")
+            return self._live[sandbox_id]
 
 
 class FolderPlace:
@@ -242,8 +272,9 @@ class MemoryAllocations:
 
 
 class _PlainInterpreter(dspy.LocalInterpreter):
-    def __init__(self, home: UnisolatedSandboxes, sandbox_id: str, on_fact: OnFact | None) -> None:
+    def __init__(self, home: UnisolatedSandboxes, sandbox_id: str, role: Role, on_fact: OnFact | None) -> None:
         super().__init__()
+        self._role = role
         self._tell = on_fact
         self._home = home
         self._id = sandbox_id
@@ -257,7 +288,7 @@ class _PlainInterpreter(dspy.LocalInterpreter):
         super().start()
         if not self._is_live:
             self._is_live = True
-            self._home.began(self._id)
+            self._home.began(self._id, self._role, self)
             self._told("ready")
 
     def pull(self, name: str) -> Any:

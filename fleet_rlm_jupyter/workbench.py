@@ -34,6 +34,7 @@ from fleet_rlm_jupyter.verbs.checks import check_all
 from fleet_rlm_jupyter.verbs.datasets import Datasets
 from fleet_rlm_jupyter.verbs.house import House
 from fleet_rlm_jupyter.verbs.live import LiveRun
+from fleet_rlm_jupyter.verbs.live_sandboxes import LiveSandboxes
 from fleet_rlm_jupyter.verbs.programs import Programs
 from fleet_rlm_jupyter.verbs.runs import Runs
 from fleet_rlm_jupyter.verbs.sessions import Sessions
@@ -70,6 +71,7 @@ class Workbench:
         self.owner = owner
         self.runs = Runs(self._house, owner)
         self.sessions = Sessions(self._house, owner)
+        self.live_sandboxes = LiveSandboxes(self._house, owner)
         self.programs = Programs()
         self.datasets = Datasets(self._house, owner)
         self.settings_view = SettingsView(self._house)

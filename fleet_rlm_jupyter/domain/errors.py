@@ -7,9 +7,9 @@ FleetError(text, hint)
 ├── EndsRun        sticky; becomes run.ended
 │   ├── BudgetExceeded · DeadlineExceeded · Cancelled
 ├── ForUser        said before any work
-│   ├── BadSettings · NoSuchSession · NoSuchRun · SessionBusy · KeyReused ·
-│   │   BadPath (NotText, BadUrl) · BadRequest (NoSuchDataset) · CellFailed ·
-│   │   ModelFailed
+│   ├── BadSettings · NoSuchSession · NoSuchRun · NoSuchSandbox · SessionBusy ·
+│   │   KeyReused · BadPath (NotText, BadUrl) · BadRequest (NoSuchDataset) ·
+│   │   CellFailed · ModelFailed
 ├── SandboxError   the machine under the code
 │   ├── SandboxUnavailable   retry is safe
 │   └── SandboxLost          its state is gone
@@ -127,6 +127,12 @@ class NoSuchRun(ForUser):
     """No run of that id belongs to this user."""
 
     code = "no_such_run"
+
+
+class NoSuchSandbox(ForUser):
+    """No live sandbox of that id belongs to this user."""
+
+    code = "no_such_sandbox"
 
 
 class SessionBusy(ForUser):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 from fleet_rlm_jupyter.domain.calls import CallTree
 from fleet_rlm_jupyter.domain.errors import ErrorText
 from fleet_rlm_jupyter.domain.events import CallEnded, CallStarted, Event, Log, RunStarted, SandboxChanged
+from fleet_rlm_jupyter.domain.shown import LiveSandbox
 
 
 def progress_line(event: Event) -> str | None:
@@ -47,3 +50,10 @@ def found_so_far(tree: CallTree) -> str:
     cells = [call for _, call in tree.walk() if call.kind == "code" and call.depth == 1]
     texts = [call.outputs or call.texts.get("stdout", "") for call in cells]
     return next((text for text in reversed(texts) if text.strip()), "")
+
+
+def sandbox_line(sandbox: LiveSandbox) -> str:
+    """A sandbox that there is: id, since when, its state, and whom it works for."""
+    since = time.strftime("%Y-%m-%d %H:%M", time.localtime(sandbox.created))
+    depth = f" (depth {sandbox.depth})" if sandbox.depth > 1 else ""
+    return f"{sandbox.id}  {since}  {sandbox.state:<9} {sandbox.role}{depth} of {sandbox.session}, {sandbox.run}"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from fleet_rlm_jupyter.domain.events import ArtifactWritten, SandboxChanged
+from fleet_rlm_jupyter.domain.shown import LiveSandbox
 
 OnOutput = Callable[[Literal["stdout", "stderr"], str], None]
 """Called with the stream and the text while a cell runs, in a copy of the context captured at `execute`."""
@@ -133,7 +134,11 @@ class Files(Protocol):
 
 
 class Sandboxes(Protocol):
-    """Where generated code runs. Whoever opens shuts down; `close` ends whatever is left."""
+    """Where generated code runs. Whoever opens shuts down; `close` ends whatever is left.
+
+    `list`, `get` and `stop` know every sandbox of ours, those of other processes too where the service is shared; they
+    start nothing.
+    """
 
     @property
     def isolation(self) -> Isolation: ...  # may start the local server; raises SandboxUnavailable, BadSettings
@@ -146,6 +151,16 @@ class Sandboxes(Protocol):
     def files(self, session_id: str) -> Files: ...
     def is_gone(self, sandbox_id: str, seconds: float) -> bool:
         """Whether the service has no such sandbox any more; waits so long for that. Raises SandboxUnavailable."""
+        ...
+
+    def list(self) -> list[LiveSandbox]: ...  # newest first; raises SandboxUnavailable
+    def get(self, sandbox_id: str) -> LiveSandbox: ...  # raises NoSuchSandbox, SandboxUnavailable
+    def stop(self, sandbox_id: str) -> None:
+        """End it for good; a cell in it ends with SandboxLost. Raises NoSuchSandbox, SandboxUnavailable."""
+        ...
+
+    def prune(self) -> int:
+        """Delete what processes that are gone left behind; how many are surely gone. Raises SandboxUnavailable."""
         ...
 
     def close(self) -> None: ...

@@ -1,4 +1,4 @@
-"""What anybody may see of a Workbench: its settings with keys as stars, and what can be run by name."""
+"""What anybody may see of a Workbench: its settings with keys as stars, what can be run by name, live sandboxes."""
 
 from __future__ import annotations
 
@@ -26,3 +26,21 @@ class ProgramInfo(BaseModel):
     description: str
     inputs: list[str]
     outputs: list[str]
+
+
+class LiveSandbox(BaseModel):
+    """A sandbox that there is. Nothing of what is in it or of its environment.
+
+    `state` is the service's word: started, stopped, archived… `session`, `run`, `role` and `depth` say whom it works
+    for, or worked for last; all empty and 0 while it waits for somebody. `created` is in seconds since the epoch.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    state: str
+    session: str
+    run: str
+    role: str
+    depth: int
+    created: float

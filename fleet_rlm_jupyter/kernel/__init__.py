@@ -19,6 +19,7 @@ _MODULES = {
     "magics",
     "page",
     "programs",
+    "sandboxes",
     "variables",
 }
 

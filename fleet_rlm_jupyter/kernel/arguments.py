@@ -63,6 +63,7 @@ SUBCOMMANDS = {
     "connect": "Name the Jupyter server: `%fleet connect URL`; without URL: the one that started this kernel, if any.",
     "runs": "The newest runs, those of earlier kernels too: `%fleet runs [WORDS]` searches.",
     "replay": "Show a run again, also of an earlier kernel; the last by default: `%fleet replay [RUN_ID] [--speed N]`.",
+    "sandboxes": "Your sandboxes, of this kernel and its server: `%fleet sandboxes [stop ID | prune]`.",
     "doctor": "Say what is configured, from where, whether it works, and what to do next.",
     "config": "Settings of this notebook: `%fleet config [NAME [VALUE]]`, `config reset`, `config debug on`.",
     "help": "This help.",
@@ -178,7 +179,7 @@ def sandbox_help() -> str:
 def line_help() -> str:
     """What `%fleet?` shows."""
     lines = ["Look after what was asked.", ""]
-    lines += [f"  %fleet {name:<8} {text}" for name, text in SUBCOMMANDS.items()]
+    lines += [f"  %fleet {name:<9} {text}" for name, text in SUBCOMMANDS.items()]
     return "\n".join(lines)
 
 

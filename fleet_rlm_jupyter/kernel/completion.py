@@ -57,6 +57,8 @@ def _of_line_magic(words: list[str]) -> Iterable[tuple[str, str]]:
         return [(name, "magic") for name in SUBCOMMANDS]
     if words == ["replay"]:
         return [*((handle.run_id, "run") for handle in reversed(_notebook().handles)), ("--speed", "option")]
+    if words == ["sandboxes"]:
+        return [(name, "magic") for name in ("list", "stop", "prune")]
     if words == ["config"]:
         return [*((name, "setting") for name in fleet.Settings.names()), ("reset", "magic"), ("debug", "magic")]
     return [("on", "magic"), ("off", "magic")] if words == ["config", "debug"] else []

@@ -185,6 +185,11 @@ class Notebook:
         self._benches.append(Workbench(loaded))
         return self._benches[-1]
 
+    def benches(self) -> list[Workbench]:
+        """Those that something was asked of, and that of the settings in force."""
+        self.bench()
+        return list(self._benches)
+
     def place(self, options: AskOptions | None = None, tie: str = "") -> Placed:
         """Where a run goes now; `tie` says what else than its settings holds it in this kernel. Raises BadRequest."""
         given = options or AskOptions()

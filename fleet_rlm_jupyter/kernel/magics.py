@@ -151,6 +151,7 @@ class FleetMagics(Magics):
             "connect": self._connect,
             "runs": self._runs,
             "replay": self._replay,
+            "sandboxes": self._sandboxes,
             "doctor": self._doctor,
             "config": self._config,
             "help": self._help,
@@ -229,6 +230,11 @@ class FleetMagics(Magics):
         if speed:
             _replay_lines(result, result.mask, speed)
         fleet.kernel.display.show(result)
+
+    def _sandboxes(self, words: list[str]) -> None:
+        mask = _mask()
+        for line in fleet.kernel.sandboxes.lines(_notebook(), words):
+            print(fleet.terminal.clean(mask(line)))
 
     def _doctor(self, words: list[str]) -> None:
         bench = _notebook().bench()

@@ -46,6 +46,12 @@ class DaytonaClient:
         return self._closing.is_set()
 
     @property
+    def is_there(self) -> bool:
+        """Whether there is a service to ask without starting one."""
+        server = self._server
+        return self.is_remote or (server is not None and server.is_running)
+
+    @property
     def isolation(self) -> Isolation:
         """May start the local server."""
         if self.is_remote:

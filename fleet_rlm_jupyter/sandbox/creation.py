@@ -8,6 +8,7 @@ import secrets
 import shlex
 import threading
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -23,6 +24,8 @@ from fleet_rlm_jupyter.sandbox.specs import KEPT_MINUTES, Spec, params_of, refus
 CREATE_SECONDS = 120
 INSTALL_SECONDS = 600
 LOOK_SECONDS = 0.5
+SWEEP_SECONDS = 600
+MOST_GONE = 200
 LATEST_SECONDS = 600
 """A creation that has not shown itself for so long did not happen."""
 
@@ -43,6 +46,7 @@ class Creation:
         self._entries: dict[str, str] = {}
         self._making: set[str] = set()
         self._unsure: set[str] = set()
+        self._gone: deque[str] = deque(maxlen=MOST_GONE)
 
     def make(self, spec: Spec) -> Any:
         """The SDK's sandbox, started, as `spec` and the settings say. Raises SandboxUnavailable or BadSettings."""
@@ -107,6 +111,16 @@ class Creation:
         with contextlib.suppress(SandboxUnavailable):
             self._client.submit(self._delete(sandbox))
 
+    def end(self, sandbox: Any) -> None:
+        """Delete it now. Raises SandboxUnavailable if the service does not; what is written down is swept later."""
+        with contextlib.suppress(SandboxLost):  # it is gone already
+            self._client.call(retried(lambda: sandbox.delete(timeout=CALL_SECONDS)), CALL_SECONDS)
+        self._ended(sandbox.id)
+
+    def has_ended(self, sandbox_id: str) -> bool:
+        """Whether it was among the last that were deleted here."""
+        return sandbox_id in self._gone
+
     def delete_id(self, sandbox_id: str) -> None:
         """The same for one that may or may not exist any more."""
         with contextlib.suppress(SandboxUnavailable):
@@ -150,6 +164,12 @@ class Creation:
         left = self._allocations.left() if self._allocations else []
         with contextlib.suppress(SandboxUnavailable):
             self._client.submit(self._sweep(left))
+
+    def sweep_now(self) -> int:
+        """The same, waited for; how many of what was left are surely gone. Raises SandboxUnavailable."""
+        self._client.get()
+        left = self._allocations.left() if self._allocations else []
+        return self._client.call(self._sweep(left), SWEEP_SECONDS)
 
     async def delete_all(self) -> None:
         """Delete every sandbox of this process, those of whose making nobody was told included."""
@@ -229,8 +249,8 @@ class Creation:
             await asyncio.to_thread(self._ended, id_or_name)
         return is_gone
 
-    async def _sweep(self, left: list[Allocation]) -> None:
-        client, now = self._client.made, time.time()
+    async def _sweep(self, left: list[Allocation]) -> int:
+        client, now, count = self._client.made, time.time(), 0
         for one in left:
             age = now - one.created_at
             if one.labels.get("role") == KEPT_ROLE and age < KEPT_MINUTES * 60:
@@ -240,14 +260,17 @@ class Creation:
             if is_gone and (one.sandbox_id or age > LATEST_SECONDS):
                 assert self._allocations is not None
                 await asyncio.to_thread(self._allocations.ended, one.allocation_id)
+                count += 1
         with self._lock:
             unsure = list(self._unsure)
         for name in unsure:
-            await self._delete_by_name(client, name)
+            count += await self._delete_by_name(client, name)
+        return count
 
     def _ended(self, id_or_name: str) -> None:
         with self._lock:
             self._unsure.discard(id_or_name)
+            self._gone.append(id_or_name)
             entry = self._entries.pop(id_or_name, "")
         if entry and self._allocations is not None and self._client.is_remote:
             self._allocations.ended(entry)

@@ -17,6 +17,7 @@ from fleet_rlm_jupyter.domain.ports import (
     PullableInterpreter,
     Role,
 )
+from fleet_rlm_jupyter.domain.shown import LiveSandbox
 from fleet_rlm_jupyter.sandbox.browse import Browse
 from fleet_rlm_jupyter.sandbox.children import Children
 from fleet_rlm_jupyter.sandbox.client import DaytonaClient
@@ -26,6 +27,7 @@ from fleet_rlm_jupyter.sandbox.interpreter import SandboxInterpreter
 from fleet_rlm_jupyter.sandbox.labels import labels_of
 from fleet_rlm_jupyter.sandbox.machine import SandboxMachine
 from fleet_rlm_jupyter.sandbox.pool import Pool
+from fleet_rlm_jupyter.sandbox.roll import Roll
 from fleet_rlm_jupyter.sandbox.sessions import SessionSandboxes
 from fleet_rlm_jupyter.sandbox.specs import Spec
 from fleet_rlm_jupyter.sandbox.volumes import Volumes, folder_of
@@ -52,6 +54,7 @@ class DaytonaSandboxes:
         self._sessions = SessionSandboxes(self.client, self._creation, self._pool, self._volumes)
         self._children = Children(self.client, self._creation, self._pool)
         self._browse = Browse(self.client, self._creation, self._sessions, self._volumes)
+        self._roll = Roll(self.client, self._creation, self._pool)
         self._lock = threading.Lock()
         self._sweeper: threading.Timer | None = None
         atexit.register(self.close)
@@ -76,6 +79,18 @@ class DaytonaSandboxes:
 
     def is_gone(self, sandbox_id: str, seconds: float) -> bool:
         return self._creation.is_gone(sandbox_id, seconds)
+
+    def list(self) -> list[LiveSandbox]:
+        return self._roll.list()
+
+    def get(self, sandbox_id: str) -> LiveSandbox:
+        return self._roll.get(sandbox_id)
+
+    def stop(self, sandbox_id: str) -> None:
+        self._roll.stop(sandbox_id)
+
+    def prune(self) -> int:
+        return self._roll.prune()
 
     def close(self) -> None:
         """Delete every sandbox and stop the local server; harmless twice. What is on volumes stays."""

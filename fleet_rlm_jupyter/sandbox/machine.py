@@ -147,9 +147,11 @@ class SandboxMachine:
         self.is_alive = False
         self.link.lost(why)
 
-    def _died(self, why: str) -> None:
-        self.why_dead = why
-        self._end(why)
+    def died(self, why: str) -> None:
+        """The guest is gone, unasked; what is said first counts."""
+        if self.is_alive:
+            self.why_dead = why
+            self._end(why)
 
     def _hang_up(self) -> None:
         for task in self._tasks:
@@ -176,10 +178,10 @@ class SandboxMachine:
         while True:
             await self._handle.wait()
             if self._handle.exit_code is not None:
-                self._died(ended(self._handle.exit_code))
+                self.died(ended(self._handle.exit_code))
                 return
             if not await self._reconnect():
-                self._died("the line to it broke and could not be restored")
+                self.died("the line to it broke and could not be restored")
                 return
             self.link.reconnected()
 

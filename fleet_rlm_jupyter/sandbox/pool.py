@@ -62,6 +62,13 @@ class Pool:
             machines = [one for one in self._machines if one.sandbox_id == sandbox_id and not one.is_beside]
             return next((one for one in machines if one.is_alive), None)
 
+    def lose(self, sandbox_id: str, why: str) -> None:
+        """Have every guest in that sandbox lost, which is being ended: its cells end at once."""
+        with self._lock:
+            machines = [one for one in self._machines if one.sandbox.id == sandbox_id]
+        for machine in machines:
+            machine.died(why)
+
     def delete(self, machine: SandboxMachine) -> SandboxState:
         """What becomes of a machine that is closed and belongs to nobody."""
         self.forget(machine)

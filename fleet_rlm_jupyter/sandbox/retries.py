@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterable, Awaitable, Callable
 from typing import TypeVar
 
 from fleet_rlm_jupyter.sandbox.service_errors import is_busy, pause_before_retry, sdk
@@ -27,3 +27,8 @@ async def retried(make: Callable[[], Awaitable[_T]], tries: int = TRIES, *, only
                 raise
             await asyncio.sleep(pause)
     raise AssertionError("unreachable")
+
+
+async def all_of(listing: AsyncIterable[_T]) -> list[_T]:
+    """What the service lists page by page."""
+    return [one async for one in listing]

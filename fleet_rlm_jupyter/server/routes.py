@@ -5,7 +5,7 @@ from __future__ import annotations
 import fleet_rlm_jupyter
 from fleet_rlm_jupyter.domain.api import API_VERSION
 from fleet_rlm_jupyter.domain.question import Check
-from fleet_rlm_jupyter.server import file_routes, openapi, program_routes, run_routes, session_routes
+from fleet_rlm_jupyter.server import file_routes, openapi, program_routes, run_routes, sandbox_routes, session_routes
 from fleet_rlm_jupyter.server.desk import Asked
 from fleet_rlm_jupyter.server.schema import (
     CheckResult,
@@ -68,6 +68,7 @@ ROUTES: tuple[Endpoint, ...] = (
     *session_routes.ROUTES,
     *file_routes.ROUTES,
     *program_routes.ROUTES,
+    *sandbox_routes.ROUTES,
 )
 
 

@@ -12,7 +12,7 @@ from fleet_rlm_jupyter.domain.errors import ErrorText
 from fleet_rlm_jupyter.domain.events import BudgetSpent, CallKind, Limits, RunStatus, Usage
 from fleet_rlm_jupyter.domain.ports import Entry
 from fleet_rlm_jupyter.domain.session import KeptRun, KeptSession
-from fleet_rlm_jupyter.domain.shown import ProgramInfo, ShownSetting
+from fleet_rlm_jupyter.domain.shown import LiveSandbox, ProgramInfo, ShownSetting
 
 MAX_SEQ = 2**53
 
@@ -113,6 +113,18 @@ class SettingsList(Wire):
     """Every setting, keys as stars."""
 
     settings: list[ShownSetting]
+
+
+class SandboxesList(Wire):
+    """The user's live sandboxes, newest first."""
+
+    sandboxes: list[LiveSandbox]
+
+
+class Pruned(Wire):
+    """How many of what was left behind are surely gone."""
+
+    sandboxes: int
 
 
 class ProgramsList(Wire):

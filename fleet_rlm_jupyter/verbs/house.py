@@ -71,6 +71,15 @@ class House:
                 self._sandboxes[trusted_code] = made
             return self._sandboxes[trusted_code]
 
+    def homes(self) -> list[Sandboxes]:
+        """Where sandboxes may be. Starts no server: where nothing ran yet there are none, but at Daytona."""
+        if self._given_sandboxes is not None:
+            return [self._given_sandboxes]
+        if self.settings.daytona.api_key is not None:
+            self.sandboxes()
+        with self.lock:
+            return list(self._sandboxes.values())
+
     def store(self) -> store.store.Store:
         """What is kept; it opens when it is first read or written."""
         with self.lock:

@@ -7,6 +7,7 @@ import threading
 import time
 
 import pytest
+from jupyter_process import wait_until
 from worker_thread import WorkerThread
 
 from fleet_rlm_jupyter.domain.calls import fold
@@ -17,6 +18,7 @@ from fleet_rlm_jupyter.domain.errors import (
     KeyReused,
     NoSuchDataset,
     NoSuchRun,
+    NoSuchSandbox,
     NoSuchSession,
     ServerUnavailable,
     SessionBusy,
@@ -32,7 +34,7 @@ ASK = "SUBMIT(answer=str(len(context)) if isinstance(context, str) else ','.join
 
 @pytest.fixture(scope="module")
 def engine():
-    return ScriptedEngine(lambda prompt: code(ASK))
+    return ScriptedEngine(lambda prompt: code("while True: pass" if "endlessly" in prompt else ASK))
 
 
 @pytest.fixture(scope="module")
@@ -265,6 +267,26 @@ def test_a_dataset_comes_of_the_turns_that_were_judged(bench):
         bench.datasets.from_session("none", bench.sessions.create("empty").session_id)
     with pytest.raises(NoSuchSession):
         bench.datasets.from_session("none", "s-0")
+
+
+def test_a_sandbox_is_listed_and_stopped_and_the_run_in_it_fails(bench, worker):
+    assert bench.live_sandboxes.list() == []
+    run = ask(bench, text="does it go on endlessly?")
+    wait_until(bench.live_sandboxes.list)
+    (one,) = bench.live_sandboxes.list()
+    assert (one.session, one.run, one.role, one.depth) == (run.session_id, run.run_id, "rlm", 1)
+    assert (one.state, abs(time.time() - one.created) < 60) == ("started", True)
+    stranger = RemoteWorkbench(worker.url, headers=worker.headers("a stranger"))
+    assert stranger.live_sandboxes.list() == []
+    for who, guess in ((stranger, one.id), (bench, "plain-0"), (bench, ""), (bench, "../runs"), (bench, "..")):
+        with pytest.raises(NoSuchSandbox):
+            who.live_sandboxes.stop(guess)
+    bench.live_sandboxes.stop(one.id)
+    assert run.result(60).status == "failed"
+    assert bench.live_sandboxes.list() == []
+    with pytest.raises(NoSuchSandbox):
+        bench.live_sandboxes.stop(one.id)
+    assert bench.live_sandboxes.prune() == 0
 
 
 def test_programs_run_by_their_name(bench):

@@ -131,7 +131,7 @@ def test_help_and_subcommands_answer(kernel):
     assert "--var NAME" in text_of(run(client, "%%fleet --help\nq"))
     assert "replay" in text_of(run(client, "%fleet help"))
     assert "offline" in text_of(run(client, "%fleet status"))
-    for command in ("doctor", "config", "runs"):
+    for command in ("doctor", "config", "runs", "sandboxes"):
         text = text_of(run(client, f"%fleet {command}"))
         assert text.strip()
         assert KEY not in text
@@ -341,6 +341,21 @@ def test_a_cell_runs_in_the_sandbox_with_values_in_and_out(kernel):
     }
     assert streams == {"stderr": "e\n"}
     assert KEY not in text_of(run(client, "%%fleet_sandbox\nprint(dict(os.environ))"))
+
+
+def test_sandboxes_of_this_kernel_are_listed_and_stopped(kernel):
+    _, client = kernel
+    run(client, "%%fleet_sandbox\nkept = 1")
+    (line,) = [line for line in text_of(run(client, "%fleet sandboxes")).splitlines() if " session of s-" in line]
+    sandbox_id = line.split()[0]
+    assert " started " in line
+    assert f"{sandbox_id} is stopped" in text_of(run(client, f"%fleet sandboxes stop {sandbox_id}"))
+    assert sandbox_id not in text_of(run(client, "%fleet sandboxes"))
+    again = run(client, f"%fleet sandboxes stop {sandbox_id}")[0]
+    assert "there is no sandbox" in again["evalue"]
+    assert text_of(run(client, "%fleet sandboxes prune")).startswith("0 sandboxes")
+    assert "stopped by its user" in run(client, "%%fleet_sandbox\nkept")[0]["evalue"]
+    assert "False" in text_of(run(client, "%%fleet_sandbox\n'kept' in globals()"))
 
 
 def test_a_cell_that_fails_in_the_sandbox_says_so_in_one_line_after_its_traceback(kernel):

@@ -1,0 +1,37 @@
+"""The live sandboxes of a Workbench that a Jupyter server holds."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+from pydantic import BaseModel
+
+from fleet_rlm_jupyter.connection import Connection
+from fleet_rlm_jupyter.domain.errors import NoSuchSandbox
+from fleet_rlm_jupyter.domain.shown import LiveSandbox
+
+
+class _LiveSandboxes(BaseModel):
+    sandboxes: list[LiveSandbox]
+
+
+class _Deleted(BaseModel):
+    sandboxes: int
+
+
+class RemoteSandboxes:
+    """A user's sandboxes, as `Workbench.live_sandboxes`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def list(self) -> list[LiveSandbox]:
+        return self._connection.get("/sandboxes", _LiveSandboxes).sandboxes
+
+    def stop(self, sandbox_id: str) -> None:
+        if not sandbox_id.strip("."):  # no part of a URL can be empty or dots
+            raise NoSuchSandbox(f"there is no sandbox {sandbox_id!r} of yours", "list them: fleet sandboxes")
+        self._connection.ask("DELETE", f"/sandboxes/{quote(sandbox_id, safe='')}", type(None), is_safe=False)
+
+    def prune(self) -> int:
+        return self._connection.ask("POST", "/sandboxes/prune", _Deleted, is_safe=True).sandboxes

@@ -1,0 +1,248 @@
+"""The sandboxes that there are: listed as the service has them, stopped while something runs in them, swept."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any
+
+import daytona
+import pytest
+from contract.faulty_line import FaultyLine
+from contract.localdaytona_server import KEY, Server, live_sandboxes, until
+from dspy.primitives.code_interpreter import CodeInterpreterError
+
+from fleet_rlm_jupyter import cli
+from fleet_rlm_jupyter.domain.errors import NoSuchSandbox, SandboxLost
+from fleet_rlm_jupyter.domain.ports import Role
+from fleet_rlm_jupyter.sandbox import local
+from fleet_rlm_jupyter.sandbox.daytona import DaytonaSandboxes
+from fleet_rlm_jupyter.settings import DaytonaSettings, SandboxSettings, Settings, StoreSettings
+from fleet_rlm_jupyter.testing import MemoryAllocations, ScriptedEngine, code, scripted_models
+from fleet_rlm_jupyter.workbench import Question, Workbench
+
+pytest_plugins = ["contract.remote_fixture"]
+
+ROLE = Role("s-1", "r-1", "rlm", 1)
+
+
+@pytest.fixture
+def cloud(line: FaultyLine):
+    """Makes sandboxes as at Daytona, each as another process would have them."""
+    made: list[DaytonaSandboxes] = []
+
+    def make(journal: MemoryAllocations | None = None, **settings: Any) -> DaytonaSandboxes:
+        service = DaytonaSettings(api_key=KEY, api_url=line.url)
+        made.append(DaytonaSandboxes(Settings(daytona=service, sandbox=SandboxSettings(**settings)), journal))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+@pytest.fixture
+def stranger(server: Server):
+    """Somebody else's sandbox on the same account."""
+    made = daytona.Daytona(server.config()).create(daytona.CreateSandboxFromSnapshotParams(labels={"app": "theirs"}))
+    yield made
+    made.delete()
+
+
+def test_all_of_ours_are_listed_whoever_made_them_and_nothing_else(cloud, stranger) -> None:
+    first, second = cloud(env={"PLANTED": "a value of the environment"}), cloud()
+    one, other = first.open(ROLE), second.open(Role("s-2", "r-2", "child", 2))
+    one.start()
+    other.start()
+    for home in (first, second):
+        newest, oldest = home.list()
+        assert (newest.id, newest.session, newest.run, newest.role, newest.depth, newest.state) == (
+            other.sandbox_id, "s-2", "r-2", "child", 2, "started",
+        )  # fmt: skip
+        assert (oldest.id, oldest.session) == (one.sandbox_id, "s-1")
+        assert oldest.created <= newest.created
+        assert home.get(one.sandbox_id) == oldest
+        assert "planted" not in str(home.list()).lower()
+        with pytest.raises(NoSuchSandbox):
+            home.get(stranger.id)
+
+
+def test_one_that_another_process_made_is_stopped_too(cloud, server: Server) -> None:
+    first, second = cloud(), cloud()
+    interpreter = first.open(ROLE)
+    interpreter.start()
+    second.stop(interpreter.sandbox_id)
+    assert second.list() == []
+    assert live_sandboxes(server) == []
+    with pytest.raises(NoSuchSandbox):
+        second.stop(interpreter.sandbox_id)
+
+
+def test_what_is_not_ours_is_not_stopped(cloud, stranger, server: Server) -> None:
+    home = cloud()
+    for guess in (stranger.id, stranger.name, "", ".", "..", "../snapshots", "a/b", "?", "x" * 200):
+        with pytest.raises(NoSuchSandbox):
+            home.stop(guess)
+    assert live_sandboxes(server) == [stranger.labels]
+
+
+def test_a_name_is_no_id(cloud) -> None:
+    home = cloud()
+    home.open(ROLE).start()
+    (one,) = home.list()
+    name = home.client.call(home.client.get().get(one.id), 30).name
+    with pytest.raises(NoSuchSandbox):
+        home.stop(name)
+
+
+def test_a_list_that_lags_behind_shows_nothing_again_that_was_stopped(cloud, server: Server) -> None:
+    home = cloud()
+    interpreter = home.open(ROLE)
+    interpreter.start()
+    server.fault("list_lag", seconds=60)
+    assert [one.session for one in live_sandboxes(server)] == []
+    assert home.get(interpreter.sandbox_id).session == "s-1", "an id is sure where the list is late"
+    server.clear_faults()
+    assert [one.id for one in home.list()] == [interpreter.sandbox_id]
+    home.stop(interpreter.sandbox_id)
+    assert home.list() == []
+
+
+def test_what_a_dead_process_left_is_swept_on_request_and_counted(cloud, server: Server) -> None:
+    journal = MemoryAllocations()
+    cloud(journal).open(ROLE).start()
+    cloud(journal).open(Role("s-kept", "r-2", "rlm", 1, is_kept=True)).start()
+    journal.die()
+    living = cloud(journal)
+    living.open(Role("s-3", "r-3", "rlm", 1)).start()
+    until(lambda: sorted(one["session"] for one in live_sandboxes(server)) == ["s-3", "s-kept"])
+    # That was the sweep of the first sandbox. Now on request, before there was one.
+    journal.die()
+    assert cloud(journal).prune() == 1
+    assert [one["session"] for one in live_sandboxes(server)] == ["s-kept"], "it waits for its session"
+    assert cloud(MemoryAllocations()).prune() == 0
+
+
+def test_nothing_is_started_to_list_what_there_is(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(local, "start", lambda *_, **__: pytest.fail("the local server was started"))
+    home = DaytonaSandboxes(Settings())
+    assert home.list() == []
+    assert home.prune() == 0
+    with pytest.raises(NoSuchSandbox):
+        home.stop("0" * 36)
+    home.close()
+    bench = Workbench(Settings(store=StoreSettings(url=f"sqlite:///{tmp_path}/fleet.db")))
+    assert bench.live_sandboxes.list() == []
+    assert bench.live_sandboxes.prune() == 0
+    bench.close()
+
+
+def test_the_command_line_lists_stops_and_prunes_those_of_ones_sessions(
+    cloud, server: Server, line: FaultyLine, tmp_path, monkeypatch, capfd
+) -> None:
+    url = f"sqlite:///{tmp_path}/fleet.db"
+    for name, value in {"STORE__URL": url, "DAYTONA__API_KEY": KEY, "DAYTONA__API_URL": line.url}.items():
+        monkeypatch.setenv(f"FLEET_{name}", value)
+
+    def fleet(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["fleet", "sandboxes", *words])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capfd.readouterr()
+        assert KEY not in said.out + said.err
+        return ended.value.code, said.out, said.err
+
+    bench = Workbench(Settings(store=StoreSettings(url=url)))
+    session_id = bench.sessions.create("mine").session_id
+    bench.close()
+    assert fleet("list")[:2] == (0, "")
+    home = cloud()
+    mine, other = home.open(Role(session_id, "r-1", "rlm", 1)), home.open(Role("s-other", "r-2", "rlm", 1))
+    mine.start()
+    other.start()
+    code_, out, _ = fleet()
+    assert (code_, out.split()[0], len(out.splitlines())) == (0, mine.sandbox_id, 1)
+    assert f"started   rlm of {session_id}, r-1" in out
+    (shown,) = json.loads(fleet("list", "--json")[1])["sandboxes"]
+    assert shown.keys() == {"id", "state", "session", "run", "role", "depth", "created"}
+    assert fleet("stop", other.sandbox_id)[0] == 2
+    assert fleet("stop", mine.sandbox_id)[0] == 0
+    assert [one["session"] for one in live_sandboxes(server)] == ["s-other"]
+    assert json.loads(fleet("prune", "--json")[1]) == {"pruned": 0}
+
+
+# --- a sandbox in use -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    """Two users of one Workbench, whose model runs a cell for ever."""
+    engine = ScriptedEngine(lambda prompt: code("open('memory/note', 'w').write('kept')\nwhile True: pass"))
+    url = f"sqlite:///{tmp_path_factory.mktemp('store')}/fleet.db"
+    settings = Settings(sandbox=SandboxSettings(allow_unisolated=True, warm=1), store=StoreSettings(url=url))
+    made = Workbench(settings, None, scripted_models(engine))
+    made.engine = engine
+    yield made
+    made.close()
+
+
+def test_a_run_whose_sandbox_is_stopped_fails_at_once_and_asks_no_model_any_more(bench) -> None:
+    mine, theirs = bench.seen_by("me"), bench.seen_by("you")
+    session_id = mine.sessions.create("mine").session_id
+    run = mine.ask(Question("q", context="x", mode="rlm_only", session_id=session_id))
+    until(lambda: any(call.kind == "code" for call in run.tree().calls.values()))
+    calls = bench.engine.calls
+    (one,) = mine.live_sandboxes.list()
+    assert (one.session, one.run, one.role) == (session_id, run.run_id, "session")
+    assert theirs.live_sandboxes.list() == [], "neither another's nor those that wait for somebody"
+    with pytest.raises(NoSuchSandbox):
+        theirs.live_sandboxes.stop(one.id)
+    mine.live_sandboxes.stop(one.id)
+    ended = run.result(10)
+    assert (ended.status, ended.error.code) == ("failed", SandboxLost.code)
+    assert "stopped by its user" in ended.error.text
+    assert bench.engine.calls == calls
+    assert mine.live_sandboxes.list() == []
+
+
+def test_the_sessions_next_turn_has_a_new_sandbox_with_the_old_files(bench) -> None:
+    home = bench.sandboxes()
+    role = Role("s-next", "r-1", "rlm", 1, is_kept=True)
+    first = home.open(role)
+    first.execute("open('memory/note', 'w').write('kept')")
+    first.shutdown()
+    home.stop(first.sandbox_id or next(one.id for one in home.list() if one.session == "s-next"))
+    told: list[Any] = []
+    again = home.open(role, on_fact=told.append)
+    assert again.execute("open('memory/note').read()") == "kept"
+    assert told[0].state == "recreated"
+    again.shutdown()
+
+
+def test_a_cell_of_ones_own_in_a_stopped_sandbox_says_that_it_is_lost_and_the_next_one_begins_anew(bench) -> None:
+    cells = bench.cells()
+    cells.execute("x = 1")
+    (one,) = bench.live_sandboxes.list()
+    bench.live_sandboxes.stop(one.id)
+    with pytest.raises(SandboxLost, match="stopped by its user"):
+        cells.execute("x")
+    assert cells.execute("'x' in globals()").text == "False"
+    cells.close()
+
+
+def test_a_sandbox_that_waits_is_nobodys_and_one_that_was_stopped_is_not_given_out(bench) -> None:
+    home = bench.sandboxes()
+    home.open(ROLE).start()
+    until(lambda: any(not one.session for one in home.list()))
+    for one in [one for one in home.list() if not one.session]:
+        assert one.id not in [mine.id for mine in bench.live_sandboxes.list()]
+        with pytest.raises(NoSuchSandbox):
+            bench.live_sandboxes.stop(one.id)
+        home.stop(one.id)
+    interpreter = home.open(ROLE)
+    interpreter.start()
+    home.stop(interpreter.sandbox_id)
+    with pytest.raises(CodeInterpreterError):
+        interpreter.execute("1")
+    assert home.open(ROLE).execute(f"import os\nos.getpid() != {os.getpid()}") == "True"
