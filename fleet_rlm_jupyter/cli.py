@@ -122,7 +122,14 @@ def localdaytona(arguments: tuple[str, ...]) -> NoReturn:
     sys.exit(fleet.localdaytona.main(list(arguments)))
 
 
-for command in (cli_kept.runs, cli_kept.replay, cli_kept.sessions, cli_programs.datasets, cli_sandboxes.sandboxes):
+for command in (
+    cli_kept.runs,
+    cli_kept.replay,
+    cli_kept.sessions,
+    cli_programs.programs,
+    cli_programs.datasets,
+    cli_sandboxes.sandboxes,
+):
     app.add_command(command)
 
 

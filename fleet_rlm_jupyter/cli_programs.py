@@ -1,4 +1,4 @@
-"""`fleet datasets`: what programs are tried on, in a terminal."""
+"""`fleet programs` and `fleet datasets`: what is run by its name and what it is tried on, in a terminal."""
 
 from __future__ import annotations
 
@@ -14,6 +14,69 @@ import fleet_rlm_jupyter as fleet
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout, nothing else.")
 _split_option = click.option("--split", type=click.Choice(["train", "val", "test"]), help="Only rows of this split.")
+
+
+@click.group()
+def programs() -> None:
+    """Programs that run by their name: list, show, save, approve."""
+
+
+@programs.command("list")
+@_json_option
+def list_programs(as_json: bool) -> None:
+    """List the programs, each in the version that runs by its name."""
+    with _bench() as bench:
+        _show_programs(bench.programs.list(), as_json)
+
+
+@programs.command("show")
+@click.argument("name")
+@_json_option
+def show_program(name: str, as_json: bool) -> None:
+    """Show the versions of a program and their scores; of NAME@VERSION its state, as DSPy's JSON."""
+    with _bench() as bench:
+        if "@" in name:
+            _print_json(bench.programs.definition(name).model_dump())
+        else:
+            _show_programs(bench.programs.versions(name), as_json)
+
+
+@programs.command("save")
+@click.argument("name")
+@click.argument("signature")
+@click.option(
+    "--kind",
+    type=click.Choice(["predict", "chain_of_thought", "rlm"]),
+    default="predict",
+    show_default=True,
+    help="What DSPy makes of it.",
+)
+@click.option("--instructions", default="", help="The task in words.")
+@click.option("--state", type=click.Path(dir_okay=False, exists=True), help="File of DSPy's module.save, as JSON.")
+def save_program(name: str, signature: str, kind: str, instructions: str, state: str | None) -> None:
+    """Keep a new version of program NAME with a SIGNATURE such as "context, question -> answer: int".
+
+    The first version runs by its name at once, every other when it is approved.
+    """
+    try:
+        kept = json.loads(Path(state).read_bytes()) if state else {}
+    except ValueError as err:
+        raise fleet.BadRequest(f"{state} is no JSON", "write it with module.save") from err
+    if not isinstance(kept, dict):
+        raise fleet.BadRequest(f"{state} holds no object", "write it with module.save")
+    kept.pop("metadata", None)
+    with _bench() as bench:
+        made = fleet.domain.program.Definition(kind=kind, signature=signature, instructions=instructions, state=kept)
+        _show_programs([bench.programs.save(name, made)])
+
+
+@programs.command("approve")
+@click.argument("name")
+@click.argument("version", type=click.IntRange(1))
+def approve_program(name: str, version: int) -> None:
+    """Run VERSION when NAME is run; an earlier one may be approved again."""
+    with _bench() as bench:
+        _show_programs([bench.programs.approve(name, version)])
 
 
 @click.group()
@@ -75,6 +138,18 @@ def delete_dataset(name: str) -> None:
     with _bench() as bench:
         bench.datasets.delete(name)
     click.echo(f"{name} forgotten")
+
+
+def _show_programs(found: list[Any], as_json: bool = False) -> None:
+    if as_json:
+        _print_json({"programs": [one.model_dump(mode="json") for one in found]})
+        return
+    for one in found:
+        name = f"{one.name}@{one.version}" if one.version else one.name
+        scores = "".join(f"  {split} {score:.3f}" for split, score in one.scores.items())
+        made = f"  from @{one.parent}" if one.parent else ""
+        approved = "" if one.is_approved else "  not approved"
+        click.echo(fleet.terminal.clean(f"{name}  {one.description}{scores}{made}{approved}"))
 
 
 @contextmanager

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from pydantic import BaseModel
 
+from fleet_rlm_jupyter import engine
 from fleet_rlm_jupyter.connection import Connection
 from fleet_rlm_jupyter.domain.dataset import Dataset, DatasetRow, Split
-from fleet_rlm_jupyter.domain.shown import ProgramInfo
+from fleet_rlm_jupyter.domain.program import Definition, ProgramInfo
+
+if TYPE_CHECKING:
+    import dspy
 
 
 class RemotePrograms:
-    """What the server runs by name."""
+    """What the server runs by name, as `Workbench.programs`."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -22,8 +27,22 @@ class RemotePrograms:
     def list(self) -> list[ProgramInfo]:
         return self._connection.get("/programs", _Programs).programs
 
+    def versions(self, name: str) -> list[ProgramInfo]:
+        return self._connection.get(f"/programs/{_word(name)}/versions", _Programs).programs
+
     def get(self, name: str) -> ProgramInfo:
         return self._connection.get(f"/programs/{_word(name)}", ProgramInfo)
+
+    def definition(self, name: str) -> Definition:
+        return self._connection.get(f"/programs/{_word(name)}/definition", Definition)
+
+    def save(self, name: str, program: dspy.Module | Definition) -> ProgramInfo:
+        definition = program if isinstance(program, Definition) else engine.saved.definition_of(program)
+        return self._connection.ask("POST", f"/programs/{_word(name)}", ProgramInfo, definition.model_dump())
+
+    def approve(self, name: str, version: int) -> ProgramInfo:
+        path = f"/programs/{_word(name)}/approve"
+        return self._connection.ask("POST", path, ProgramInfo, {"version": version}, is_safe=True)
 
 
 class RemoteDatasets:

@@ -26,6 +26,7 @@ from fleet_rlm_jupyter.engine.own import OwnProgram
 from fleet_rlm_jupyter.engine.recursion import Site
 from fleet_rlm_jupyter.engine.repositories import refuse_outside
 from fleet_rlm_jupyter.engine.run import execute
+from fleet_rlm_jupyter.engine.saved import build
 from fleet_rlm_jupyter.engine.trace import Watcher
 from fleet_rlm_jupyter.settings import Loaded, Settings, load
 from fleet_rlm_jupyter.store.journal import FullValue
@@ -72,7 +73,7 @@ class Workbench:
         self.runs = Runs(self._house, owner)
         self.sessions = Sessions(self._house, owner)
         self.live_sandboxes = LiveSandboxes(self._house, owner)
-        self.programs = Programs()
+        self.programs = Programs(self._house, owner)
         self.datasets = Datasets(self._house, owner)
         self.settings_view = SettingsView(self._house)
         self._starter = Starter(self._house, owner)
@@ -144,14 +145,20 @@ class Workbench:
         Its LM calls draw on the run's budget and its RLMs take their sandboxes here. Raises what `ask` raises.
         """
         if isinstance(program, str):
-            expected = self.programs.get(program).inputs
-            if sorted(inputs) != sorted(expected):
-                raise BadRequest(f"{program} takes {' and '.join(expected)}", f"not {', '.join(inputs) or 'nothing'}")
-            asked = Question(str(inputs["question"]), context=inputs["context"], session_id=session_id)
-            return self.ask(asked, limits, watcher)
+            info = self.programs.get(program)
+            if sorted(inputs) != sorted(info.inputs):
+                raise BadRequest(
+                    f"{program} takes {' and '.join(info.inputs)}", f"not {', '.join(inputs) or 'nothing'}"
+                )
+            if not info.version:
+                asked = Question(str(inputs["question"]), context=inputs["context"], session_id=session_id)
+                return self.ask(asked, limits, watcher)
+            name = f"{info.name}@{info.version}"
+            module = build(self.programs.definition(name))
+        else:
+            name, module = type(program).__name__, program
         site = self._site(self._session_id(session_id))
-        name = type(program).__name__
-        own = OwnProgram(site, program, name)
+        own = OwnProgram(site, module, name)
         own.prepare()
         request = Request(site.run_id, site.session_id, own.message(inputs), in_session=session_id is not None)
         return self._begin(request, own, dict(inputs), limits, watcher)

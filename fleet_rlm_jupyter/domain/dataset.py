@@ -153,12 +153,13 @@ def _row(item: object, origin: str) -> DatasetRow:
     if not fields:
         raise BadRequest("no fields")
     try:
-        fields = cast("dict[str, JsonValue]", json.loads(json.dumps(fields, allow_nan=False)))
-        text = json.dumps(fields, sort_keys=True, ensure_ascii=False)
+        # Halves of a surrogate pair can be in JSON and in no file.
+        raw = json.dumps(fields, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")
+        fields = cast("dict[str, JsonValue]", json.loads(raw))
+        canonical = json.dumps(fields, ensure_ascii=False, sort_keys=True).encode()
     except (TypeError, ValueError, RecursionError) as err:
         raise BadRequest(f"a value that is not JSON: {err}") from err
-    raw = text.encode("utf-8", "replace")
     if len(raw) > MAX_ROW_BYTES:
         raise BadRequest(f"more than {MAX_ROW_BYTES // 10**6} MB in one row")
-    row_id = hashlib.sha256(raw).hexdigest()[:20]
+    row_id = hashlib.sha256(canonical).hexdigest()[:20]
     return DatasetRow(row_id=row_id, split=split or split_of(row_id), fields=fields, origin=origin)

@@ -8,8 +8,8 @@ FleetError(text, hint)
 │   ├── BudgetExceeded · DeadlineExceeded · Cancelled
 ├── ForUser        said before any work
 │   ├── BadSettings · NoSuchSession · NoSuchRun · NoSuchSandbox · SessionBusy ·
-│   │   KeyReused · BadPath (NotText, BadUrl) · BadRequest (NoSuchDataset) ·
-│   │   CellFailed · ModelFailed
+│   │   KeyReused · BadPath (NotText, BadUrl) · BadRequest (NoSuchDataset,
+│   │   NoSuchProgram) · CellFailed · ModelFailed
 ├── SandboxError   the machine under the code
 │   ├── SandboxUnavailable   retry is safe
 │   └── SandboxLost          its state is gone
@@ -175,6 +175,12 @@ class NoSuchDataset(BadRequest):
     """There is no dataset of that name, or it belongs to somebody else."""
 
     code = "no_such_dataset"
+
+
+class NoSuchProgram(BadRequest):
+    """There is no program of that name or version, or it belongs to somebody else."""
+
+    code = "no_such_program"
 
 
 class CellFailed(ForUser):

@@ -1,4 +1,4 @@
-"""What anybody may see of a Workbench: its settings with keys as stars, what can be run by name, live sandboxes."""
+"""What anybody may see of a Workbench: its settings with keys as stars, live sandboxes."""
 
 from __future__ import annotations
 
@@ -15,17 +15,6 @@ class ShownSetting(BaseModel):
     source: str
     description: str
     is_changeable: bool
-
-
-class ProgramInfo(BaseModel):
-    """A program, what it takes and what it gives."""
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    description: str
-    inputs: list[str]
-    outputs: list[str]
 
 
 class LiveSandbox(BaseModel):

@@ -7,12 +7,11 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from fleet_rlm_jupyter.domain.calls import CallTree
-from fleet_rlm_jupyter.domain.dataset import Dataset, DatasetRow, Split
 from fleet_rlm_jupyter.domain.errors import ErrorText
 from fleet_rlm_jupyter.domain.events import BudgetSpent, CallKind, Limits, RunStatus, Usage
 from fleet_rlm_jupyter.domain.ports import Entry
 from fleet_rlm_jupyter.domain.session import KeptRun, KeptSession
-from fleet_rlm_jupyter.domain.shown import LiveSandbox, ProgramInfo, ShownSetting
+from fleet_rlm_jupyter.domain.shown import LiveSandbox, ShownSetting
 
 MAX_SEQ = 2**53
 
@@ -125,43 +124,6 @@ class Pruned(Wire):
     """How many of what was left behind are surely gone."""
 
     sandboxes: int
-
-
-class ProgramsList(Wire):
-    """What can be run by its name."""
-
-    programs: list[ProgramInfo]
-
-
-class DatasetsList(Wire):
-    """The user's datasets, by name."""
-
-    datasets: list[Dataset]
-
-
-class OriginQuery(Wire):
-    """Where what is uploaded comes from."""
-
-    origin: str = Field(default="", max_length=300, description="the file's name")
-
-
-class DatasetNameBody(Wire):
-    """How a dataset is to be called."""
-
-    name: str
-
-
-class RowsQuery(Wire):
-    """Which rows of a dataset."""
-
-    count: int = Field(default=10, ge=1, le=1000, description="most rows")
-    split: Split | None = None
-
-
-class RowsList(Wire):
-    """Some rows of a dataset."""
-
-    rows: list[DatasetRow]
 
 
 class UploadQuery(Wire):

@@ -8,7 +8,18 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-_MODULES = {"allocations", "archive", "contexts", "datasets", "exports", "journal", "runs", "sessions", "store"}
+_MODULES = {
+    "allocations",
+    "archive",
+    "contexts",
+    "datasets",
+    "exports",
+    "journal",
+    "programs",
+    "runs",
+    "sessions",
+    "store",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -51,7 +51,7 @@ class StoredDatasets:
                 "dataset": name,
                 "row_id": row.row_id,
                 "split": row.split,
-                # In ASCII: halves of a surrogate pair and NULs come back as they were.
+                # In ASCII: PostgreSQL keeps no NUL in a text.
                 "fields": json.dumps(row.fields),
                 "origin": plain(row.origin),
             }

@@ -13,6 +13,7 @@ from fleet_rlm_jupyter.store.contexts import prune_folder
 from fleet_rlm_jupyter.store.database import Database
 from fleet_rlm_jupyter.store.datasets import StoredDatasets
 from fleet_rlm_jupyter.store.place import folder_of, url_of
+from fleet_rlm_jupyter.store.programs import StoredPrograms
 from fleet_rlm_jupyter.store.runs import StoredRuns
 from fleet_rlm_jupyter.store.sessions import StoredSessions
 
@@ -59,6 +60,9 @@ class Store:
 
     def datasets(self, owner: str) -> StoredDatasets:
         return StoredDatasets(self.database(), owner)
+
+    def programs(self, owner: str) -> StoredPrograms:
+        return StoredPrograms(self.database(), owner)
 
     def allocations(self) -> StoredAllocations:
         return StoredAllocations(self.database)

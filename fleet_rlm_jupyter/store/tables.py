@@ -119,3 +119,17 @@ DATASET_ROWS = Table(
     _text("fields"),
     _text("origin"),
 )
+PROGRAMS = Table(
+    "programs",
+    METADATA,
+    _key("owner"),
+    _key("name"),
+    Column("version", Integer, primary_key=True),
+    Column("parent", Integer),
+    _text("definition"),
+    _text("scores"),
+    _text("dataset"),
+    _text("run_id"),
+    Column("created_at", Float, nullable=False),
+    Column("approved_at", Float),
+)

@@ -17,8 +17,17 @@ from contract.postgres_server import binaries, server
 
 from fleet_rlm_jupyter.domain.calls import fold
 from fleet_rlm_jupyter.domain.dataset import read_rows
-from fleet_rlm_jupyter.domain.errors import BadRequest, KeyReused, NoSuchDataset, NoSuchRun, NoSuchSession, StoreFailed
+from fleet_rlm_jupyter.domain.errors import (
+    BadRequest,
+    KeyReused,
+    NoSuchDataset,
+    NoSuchProgram,
+    NoSuchRun,
+    NoSuchSession,
+    StoreFailed,
+)
 from fleet_rlm_jupyter.domain.events import ArtifactWritten, CallEnded, CallStarted, Event, Log, RunEnded
+from fleet_rlm_jupyter.domain.program import Definition
 from fleet_rlm_jupyter.domain.session import Feedback, Run, Turn
 from fleet_rlm_jupyter.settings import Settings
 from fleet_rlm_jupyter.store.allocations import StoredAllocations
@@ -27,6 +36,7 @@ from fleet_rlm_jupyter.store.database import Database
 from fleet_rlm_jupyter.store.datasets import StoredDatasets
 from fleet_rlm_jupyter.store.exports import export_session, import_session
 from fleet_rlm_jupyter.store.journal import Acceptance, FullValue, Journal
+from fleet_rlm_jupyter.store.programs import StoredPrograms
 from fleet_rlm_jupyter.store.runs import StoredRuns
 from fleet_rlm_jupyter.store.sessions import StoredSessions
 from fleet_rlm_jupyter.store.tables import METADATA
@@ -197,7 +207,7 @@ def test_a_session_has_turns_artifacts_feedback_and_goes_with_everything(databas
 
 
 def test_a_dataset_is_kept_whole_for_its_owner_only_and_never_changed(database):
-    given = [{"q": f"{number} ü\ud83d\0", "a": [number, None, 1.5]} for number in range(40)]
+    given = [{"q": f"{number} ü\0", "a": [number, None, 1.5]} for number in range(40)]
     rows, _ = read_rows(given, "f.json")
     mine, others = StoredDatasets(database, "ann"), StoredDatasets(database, "bob")
     made = mine.create("numbers", rows, ["41: no object"])
@@ -216,6 +226,30 @@ def test_a_dataset_is_kept_whole_for_its_owner_only_and_never_changed(database):
     mine.delete("numbers")
     assert mine.list() == []
     assert others.get("numbers").rows == 2
+
+
+def test_the_version_approved_last_is_the_one_in_force_for_its_owner_only(database):
+    mine, others = StoredPrograms(database, "ann"), StoredPrograms(database, "bob")
+    first, second = Definition(signature="q -> a: int"), Definition(signature="q -> a", state={"x": ["ü\0"]})
+    assert mine.save("qa", first).is_approved
+    made = mine.save("qa", second, parent=1, scores={"val": 0.5}, dataset="d", run_id="r-1")
+    assert (made.version, made.parent, made.scores, made.dataset, made.run_id) == (2, 1, {"val": 0.5}, "d", "r-1")
+    assert not made.is_approved
+    assert mine.get("qa")[1] == first
+    assert mine.get("qa", 2)[1] == second
+    mine.approve("qa", 2)
+    assert mine.get("qa")[0].version == 2
+    mine.approve("qa", 1)
+    assert mine.get("qa")[0].version == 1
+    assert [info.version for info in mine.versions("qa")] == [2, 1]
+    assert [(info.name, info.version, info.inputs) for info in mine.list()] == [("qa", 1, ["q"])]
+    assert others.list() == []
+    for verb in (others.get, others.versions, lambda name: others.approve(name, 1), lambda name: mine.get(name, 9)):
+        with pytest.raises(NoSuchProgram):
+            verb("qa")
+    with pytest.raises(NoSuchProgram):
+        mine.approve("qa", 3)
+    assert others.save("qa", second).version == 1
 
 
 def test_an_exported_session_comes_back(database):

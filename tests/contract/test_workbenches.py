@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import threading
 import time
 
+import dspy
 import pytest
 from jupyter_process import wait_until
 from worker_thread import WorkerThread
@@ -17,6 +19,7 @@ from fleet_rlm_jupyter.domain.errors import (
     BadSettings,
     KeyReused,
     NoSuchDataset,
+    NoSuchProgram,
     NoSuchRun,
     NoSuchSandbox,
     NoSuchSession,
@@ -25,6 +28,7 @@ from fleet_rlm_jupyter.domain.errors import (
 )
 from fleet_rlm_jupyter.domain.events import Limits
 from fleet_rlm_jupyter.domain.ports import Listing
+from fleet_rlm_jupyter.domain.program import Definition
 from fleet_rlm_jupyter.domain.question import Question
 from fleet_rlm_jupyter.remote import RemoteWorkbench
 from fleet_rlm_jupyter.testing import ScriptedEngine, code, scripted_workbench
@@ -32,9 +36,18 @@ from fleet_rlm_jupyter.testing import ScriptedEngine, code, scripted_workbench
 ASK = "SUBMIT(answer=str(len(context)) if isinstance(context, str) else ','.join(sorted(context)))"
 
 
+def reply(prompt):
+    """An RLM's planner, or a program that adds up: wrongly, unless it is told to be careful."""
+    asked = re.findall(r"(\d+) \+ (\d+)", prompt)
+    if not asked:
+        return code("while True: pass" if "endlessly" in prompt else ASK)
+    total = sum(map(int, asked[-1])) + (0 if "carefully" in prompt else 1)
+    return f"[[ ## answer ## ]]\n{total}\n\n[[ ## completed ## ]]"
+
+
 @pytest.fixture(scope="module")
 def engine():
-    return ScriptedEngine(lambda prompt: code("while True: pass" if "endlessly" in prompt else ASK))
+    return ScriptedEngine(reply)
 
 
 @pytest.fixture(scope="module")
@@ -295,6 +308,64 @@ def test_programs_run_by_their_name(bench):
     assert bench.run("ask", {"context": "abc", "question": "q"}).result(60).status
     with pytest.raises(BadRequest):
         bench.run("nope", {})
+
+
+def test_a_saved_program_runs_by_its_name_in_the_version_that_was_approved(bench):
+    made = bench.programs.save("adder", dspy.Predict("question -> answer: int"))
+    assert (made.name, made.version, made.is_approved, made.inputs, made.outputs) == (
+        "adder", 1, True, ["question"], ["answer"],
+    )  # fmt: skip
+
+    def answer(name):
+        run = bench.run(name, {"question": "2 + 3"})
+        ended = run.result(60)
+        assert (ended.status, ended.program) == ("done", name if "@" in name else ended.program)
+        return ended.answer
+
+    assert answer("adder") == "6"
+    careful = Definition(signature="question -> answer: int", instructions="Add up carefully.")
+    assert not bench.programs.save("adder", careful).is_approved
+    assert answer("adder") == "6"
+    assert answer("adder@2") == "5"
+    assert bench.programs.approve("adder", 2).is_approved
+    assert answer("adder") == "5"
+    assert [(info.name, info.version) for info in bench.programs.list()] == [("ask", 0), ("adder", 2)]
+    assert [info.version for info in bench.programs.versions("adder")] == [2, 1]
+    bench.programs.approve("adder", 1)
+    assert answer("adder") == "6"
+    state = bench.programs.definition("adder@2").state
+    assert state["signature"]["instructions"] == "Add up carefully."
+    assert state["lm"] is None
+
+
+def test_an_rlm_that_was_saved_runs_in_a_sandbox(bench):
+    bench.programs.save("reader", dspy.RLM("context, question -> answer"))
+    run = bench.run("reader", {"context": "x" * 77, "question": "how long?"})
+    assert run.result(60).answer == "77"
+    assert [call.kind for call in run.tree().roots] == ["rlm"]
+
+
+def test_what_cannot_be_a_program_is_said(bench):
+    for name in ("nope", "nope@1", "ask@1"):
+        with pytest.raises(NoSuchProgram):
+            bench.programs.get(name)
+    with pytest.raises(NoSuchProgram):
+        bench.programs.approve("nope", 1)
+    with pytest.raises(BadRequest, match="is no version"):
+        bench.programs.get("nope@x")
+    with pytest.raises(BadRequest, match="comes with the package"):
+        bench.programs.save("ask", dspy.Predict("a -> b"))
+    with pytest.raises(BadRequest, match="comes with the package"):
+        bench.programs.definition("ask")
+    with pytest.raises(BadRequest, match="is no name"):
+        bench.programs.save("a b", dspy.Predict("a -> b"))
+    with pytest.raises(BadRequest, match="cannot be kept"):
+        bench.programs.save("p", dspy.ReAct("a -> b", tools=[]))
+    with pytest.raises(BadRequest, match="the type of b"):
+        bench.programs.save("p", Definition(signature="a -> b: os"))
+    bench.programs.save("p", dspy.Predict("a, b -> c"))
+    with pytest.raises(BadRequest, match="p takes a and b"):
+        bench.run("p", {"a": "x"})
 
 
 def test_settings_are_shown_and_changed_as_a_whole_or_not_at_all(bench):

@@ -1,4 +1,4 @@
-"""`fleet datasets` as a user types it."""
+"""`fleet programs` and `fleet datasets` as a user types them."""
 
 from __future__ import annotations
 
@@ -42,6 +42,27 @@ def test_a_dataset_is_made_of_a_file_listed_shown_and_forgotten(fleet, tmp_path)
     assert shown[0].keys() == {"split", "origin", "question", "answer"}
     assert fleet("datasets", "delete", "numbers")[0] == 0
     assert "there is no dataset; make one" in fleet("datasets", "list")[2]
+
+
+def test_a_program_is_saved_shown_and_approved(fleet, tmp_path):
+    assert fleet("programs", "save", "qa", "question -> answer")[1] == "qa@1  predict: question -> answer\n"
+    assert fleet("programs", "show", "qa@1")[0] == 0
+    state = json.loads(fleet("programs", "show", "qa@1")[1])["state"]
+    state["signature"]["instructions"] = "Be brief."
+    (tmp_path / "state.json").write_text(json.dumps({**state, "metadata": {}}), encoding="utf-8")
+    saved = fleet("programs", "save", "qa", "question -> answer", "--state", "state.json")
+    assert saved[1] == "qa@2  predict: question -> answer  not approved\n"
+    assert [one["version"] for one in json.loads(fleet("programs", "list", "--json")[1])["programs"]] == [0, 1]
+    assert fleet("programs", "approve", "qa", "2")[0] == 0
+    assert fleet("programs", "list")[1].splitlines()[1:] == ["qa@2  predict: question -> answer"]
+    assert [line[:4] for line in fleet("programs", "show", "qa")[1].splitlines()] == ["qa@2", "qa@1"]
+    for arguments, why in (
+        (["save", "qa", "nonsense"], "is no signature"),
+        (["approve", "qa", "9"], "there is no program qa@9"),
+        (["show", "nope"], "there is no program nope"),
+    ):
+        code, _, err = fleet("programs", *arguments)
+        assert (code, why in err) == (2, True), err
 
 
 def test_what_cannot_be_is_said_in_one_line(fleet, tmp_path):

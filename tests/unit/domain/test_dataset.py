@@ -60,6 +60,13 @@ def test_where_nothing_is_left_it_is_said(given):
         read_rows(given)
 
 
+def test_what_no_file_can_hold_is_replaced():
+    (one, two), _ = read_rows([{"a": "\ud83d\0", "b\udc00": 1}, {"a": "😀"}])
+    assert one.fields == {"a": "?\0", "b?": 1}
+    assert two.fields == {"a": "😀"}
+    one.model_dump_json()
+
+
 def test_many_bad_rows_are_counted_and_not_all_named():
     _, left_out = read_rows("x\n" * 200 + '{"a": 1}')
     assert len(left_out) == dataset.MAX_NAMED + 1
