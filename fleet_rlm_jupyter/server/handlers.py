@@ -12,7 +12,6 @@ import secrets
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, cast
-from urllib.parse import parse_qsl, quote, urlencode
 
 from jupyter_core.utils import ensure_async
 from jupyter_server.auth.decorator import authorized, ws_authenticated
@@ -20,23 +19,13 @@ from jupyter_server.base.handlers import APIHandler, JupyterHandler
 from jupyter_server.base.websocket import WebSocketMixin
 from tornado import web, websocket
 from tornado.httpclient import HTTPClientError, HTTPRequest
-from tornado.httputil import HTTPHeaders, HTTPServerRequest, parse_response_start_line
-from tornado.queues import Queue
-from tornado.simple_httpclient import SimpleAsyncHTTPClient
 
-from fleet_rlm_jupyter.domain.api import API, API_VERSION, KEY_HEADER, REQUEST_ID, SOCKET_CLOSED, USER_HEADER
-from fleet_rlm_jupyter.server.supervisor import Address, Supervisor, WorkerUnavailable
+from fleet_rlm_jupyter.domain.api import API, API_VERSION, REQUEST_ID, SOCKET_CLOSED
+from fleet_rlm_jupyter.server.passing import MAX_BODY_BYTES, Answer, gone, outgoing, owner_of
+from fleet_rlm_jupyter.server.supervisor import Supervisor, WorkerUnavailable
 
-MAX_BODY_BYTES = 4 * 1024**3
-"""Of an upload; the worker refuses what its settings do not allow."""
-
-_SENT_ON = ("Accept", "Content-Type", "Content-Length", "Content-Encoding", "Range", "If-Match", "If-None-Match")
-_SENT_BACK = (
-    "Content-Type", "Content-Length", "Content-Disposition", "Cache-Control", "ETag", "Location", "Retry-After",
-    "Upload-Offset",
-)  # fmt: skip
-
-_OURS = {"token", "_xsrf", "no_track_activity"}
+HEARD_OUT_BYTES = 16 * 1024**2
+"""A request that is refused before its body has come is heard out up to this, else the line is closed on it."""
 
 _CODES = {
     400: "bad_request",
@@ -50,8 +39,6 @@ _HINTS = {
     "forbidden": "pass the server's token, or log in; with a cookie send X-XSRFToken too",
     "not_found": f"GET {API}/openapi.json lists the routes",
 }
-
-LOCAL_USER = "local"
 
 
 class _Problems:
@@ -143,6 +130,12 @@ class IdentityHandler(FleetHandler):
 class ProxyHandler(FleetHandler):
     """Every other route: once admitted, a request goes to the worker as it is, with the user's name on it."""
 
+    def initialize(self, *args: Any, **kwargs: Any) -> None:
+        super().initialize(*args, **kwargs)
+        length = self.request.headers.get("Content-Length", "")
+        self._still_to_come = int(length) if length.isdecimal() else 0
+        self._refusal: tuple[int, dict[str, Any]] | None = None
+
     async def prepare(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         await super().prepare()
         # A streamed body arrives before the method is called: nothing of it may go anywhere before this.
@@ -155,13 +148,33 @@ class ProxyHandler(FleetHandler):
             ):
                 raise web.HTTPError(403)
             cast("Any", self.request.connection).set_max_body_size(MAX_BODY_BYTES)
-            self._answer = Answer(self, await self.supervisor.address())
+            address = await self.supervisor.address()
+            headers = outgoing(self, address)
+            headers[REQUEST_ID] = self.request_id
+            self._answer = Answer(self, address, headers)
+
+    def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
+        # An answer before the body has come ends the connection under whoever still sends it: the Hub's proxy then
+        # says 503, and no browser learns why it was refused. A small body is heard first, and dropped.
+        if 0 < self._still_to_come <= HEARD_OUT_BYTES:
+            self._refusal = status_code, kwargs
+        else:
+            super().send_error(status_code, **kwargs)
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        if self._refusal is not None:
+            self.set_header("Connection", "close")  # tornado closes it where an answer is begun before the body's end
+        super().write_error(status_code, **kwargs)
 
     async def data_received(self, chunk: bytes) -> None:
+        self._still_to_come -= len(chunk)
         if hasattr(self, "_answer"):
             await self._answer.feed(chunk)
+        elif self._refusal is not None and self._still_to_come <= 0:
+            super().send_error(self._refusal[0], **self._refusal[1])
 
     def on_connection_close(self) -> None:
+        super().on_connection_close()
         if hasattr(self, "_answer"):
             self._answer.drop()
 
@@ -191,97 +204,6 @@ class ProxyHandler(FleetHandler):
         await self._answer.give()
 
 
-class Answer:
-    """One request on its way to the worker and its answer on the way back, piece by piece in both directions."""
-
-    def __init__(self, handler: FleetHandler, address: Address) -> None:
-        self._handler = handler
-        self._pieces: Queue[bytes | None] = Queue(1)
-        self._may_answer = asyncio.Event()
-        self._status = 502
-        self._headers = HTTPHeaders()
-        self._is_begun = False
-        self._fetch = asyncio.ensure_future(self._ask(address))
-
-    async def feed(self, chunk: bytes) -> None:
-        """A piece of the body; dropped when the worker has answered already."""
-        await self._put(chunk)
-
-    async def give(self) -> None:
-        """The body is complete: pass the answer on."""
-        await self._put(None)
-        self._may_answer.set()
-        await self._fetch
-        if not self._is_begun:
-            self._begin()
-        kind = self._headers.get("Content-Type", "application/json")
-        with suppress(web.HTTPError):
-            self._handler.finish(set_content_type=kind)
-
-    def drop(self) -> None:
-        """Whoever asked has gone."""
-        self._fetch.cancel()
-
-    async def _put(self, piece: bytes | None) -> None:
-        putting = asyncio.ensure_future(_awaited(self._pieces.put(piece)))
-        await asyncio.wait({putting, self._fetch}, return_when=asyncio.FIRST_COMPLETED)
-        putting.cancel()
-
-    async def _ask(self, address: Address) -> None:
-        request, client = (
-            self._handler.request,
-            SimpleAsyncHTTPClient(force_instance=True, max_body_size=MAX_BODY_BYTES),
-        )
-        has_body = request.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in request.headers
-        asked = HTTPRequest(
-            address.url(_path(request)),
-            method=request.method or "GET",
-            headers=_outgoing(self._handler, address),
-            body_producer=cast("Any", self._produce) if has_body else None,
-            body=None if has_body or request.method in ("GET", "DELETE") else b"",
-            header_callback=self._header,
-            streaming_callback=self._piece,
-            allow_nonstandard_methods=True,
-            follow_redirects=False,
-            decompress_response=False,
-            request_timeout=0,
-        )
-        try:
-            await client.fetch(asked, raise_error=False)
-        except (HTTPClientError, OSError) as err:
-            raise _gone() from err
-        finally:
-            client.close()
-        if self._status == 599 or not self._headers:
-            raise _gone()
-
-    async def _produce(self, write: Any) -> None:
-        while (piece := await self._pieces.get()) is not None:
-            await write(piece)
-
-    def _header(self, line: str) -> None:
-        line = line.strip()
-        if line.startswith("HTTP/"):
-            self._status, self._headers = parse_response_start_line(line).code, HTTPHeaders()
-        elif line:
-            self._headers.parse_line(line)
-
-    async def _piece(self, chunk: bytes) -> None:
-        await self._may_answer.wait()
-        if not self._is_begun:
-            self._begin()
-        self._handler.write(chunk)
-        await self._handler.flush()
-
-    def _begin(self) -> None:
-        self._is_begun = True
-        self._handler.set_status(self._status)
-        self._handler.clear_header("Content-Type")
-        for name in _SENT_BACK:
-            if name in self._headers:
-                self._handler.set_header(name, self._headers[name])
-
-
 class SocketHandler(  # pyright: ignore[reportIncompatibleMethodOverride]
     _Problems, WebSocketMixin, websocket.WebSocketHandler, JupyterHandler
 ):
@@ -306,11 +228,11 @@ class SocketHandler(  # pyright: ignore[reportIncompatibleMethodOverride]
             raise web.HTTPError(403)
         supervisor: Supervisor = self.settings["fleet_supervisor"]
         address = await supervisor.address()
-        asked = HTTPRequest(address.url(f"{API}/ws", "ws"), headers=_outgoing(self, address), connect_timeout=10)
+        asked = HTTPRequest(address.url(f"{API}/ws", "ws"), headers=outgoing(self, address), connect_timeout=10)
         try:
             self._worker = await websocket.websocket_connect(asked, max_message_size=64 * 1024**2)
         except (HTTPClientError, OSError) as err:
-            raise _gone() from err
+            raise gone() from err
         await cast("Any", super().get(*args, **kwargs))
 
     def open(self, *args: Any, **kwargs: Any) -> None:
@@ -334,48 +256,8 @@ class SocketHandler(  # pyright: ignore[reportIncompatibleMethodOverride]
                 self.close(self._worker.close_code, self._worker.close_reason)
                 return
             # The worker died: whoever follows asks again with `since` once it is back.
-            await self.write_message(json.dumps({"type": "error", **_gone().problem}))
+            await self.write_message(json.dumps({"type": "error", **gone().problem}))
             self.close(SOCKET_CLOSED["restarting"], "the worker is restarted")
-
-
-def owner_of(handler: JupyterHandler) -> str:
-    """Whose sessions this request sees.
-
-    Jupyter's own providers know one person, by a token or a password, and give each browser a random name: they are
-    all one owner. A provider that knows people (JupyterHub, OIDC, one of yours) gives the name.
-    """
-    if type(handler.identity_provider).__module__.startswith("jupyter_server."):
-        return LOCAL_USER
-    return handler.current_user.username
-
-
-def _outgoing(handler: JupyterHandler, address: Address) -> HTTPHeaders:
-    """The headers for the worker: a few of the caller's, and who they are, which only we may say."""
-    headers = HTTPHeaders()
-    for name in _SENT_ON:
-        if name in handler.request.headers:
-            headers[name] = handler.request.headers[name]
-    headers[KEY_HEADER] = address.key
-    headers[USER_HEADER] = quote(owner_of(handler), safe="")
-    if isinstance(handler, FleetHandler):
-        headers[REQUEST_ID] = handler.request_id
-    return headers
-
-
-def _path(request: HTTPServerRequest) -> str:
-    """Path and query for the worker, without what was meant for the Jupyter server: its token above all."""
-    path = request.path[request.path.index(API) :]
-    query = [pair for pair in parse_qsl(request.query, keep_blank_values=True) if pair[0] not in _OURS]
-    return f"{path}?{urlencode(query)}" if query else path
-
-
-def _gone() -> WorkerUnavailable:
-    problem = {
-        "code": "worker_restarted",
-        "message": "the worker process ended and is started anew",
-        "hint": "ask again; runs that were under way are marked failed",
-    }
-    return WorkerUnavailable(problem)
 
 
 def _sentence(status: int, error: object) -> str:
@@ -384,7 +266,3 @@ def _sentence(status: int, error: object) -> str:
             return error.log_message.splitlines()[0][:200]
         return error.reason or HTTPStatus(status).phrase.lower()
     return "something went wrong in the server; its log says what"
-
-
-async def _awaited(future: Any) -> None:
-    await future

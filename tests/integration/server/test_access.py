@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
+import select
 import socket as sockets
 from pathlib import Path
 
@@ -187,6 +189,24 @@ def test_a_body_of_somebody_unknown_does_not_reach_the_worker(server):
         )
         line.sendall(b"x" * 1000)
         assert line.recv(100).startswith(b"HTTP/1.1 403 "), "refused before the body is complete"
+
+
+def test_a_refusal_hears_a_small_body_out_so_that_whoever_sends_it_learns_why(server):
+    """An answer before the body would end the connection, which a proxy in front takes for a broken server."""
+    path = f"{server.url.removeprefix(server.origin)}{API}/sessions"
+    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nContent-Length: {{}}\r\n\r\n"
+    for size in (1, 300_001):
+        with sockets.create_connection(("127.0.0.1", server.port), timeout=30) as line:
+            line.sendall(head.format(size).encode())
+            for _ in range(size // 1000):
+                line.sendall(b"x" * 1000)
+            # The other way round the answer comes now, and what is sent after it is refused by the machine itself.
+            assert select.select([line], [], [], 0.3)[0] == []
+            line.sendall(b"x" * (size % 1000))
+            with http.client.HTTPResponse(line) as answer:
+                answer.begin()
+                assert (answer.status, json.loads(answer.read())["code"]) == (403, "forbidden")
+                assert answer.headers["Connection"] == "close"
 
 
 def guarded(handler: type[web.RequestHandler]) -> list[str]:
