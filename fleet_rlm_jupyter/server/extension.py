@@ -17,6 +17,8 @@ from fleet_rlm_jupyter.domain.api import API
 from fleet_rlm_jupyter.server.handlers import IdentityHandler, ProxyHandler, SocketHandler, StatusHandler
 from fleet_rlm_jupyter.server.supervisor import Supervisor
 
+_ON = "--ServerApp.jpserver_extensions={'fleet_rlm_jupyter': True}"
+
 
 class FleetApp(ExtensionApp):
     """fleet_rlm_jupyter in a Jupyter server: sessions, runs and sandboxes under /fleet/api/v1."""
@@ -72,8 +74,12 @@ class FleetApp(ExtensionApp):
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """`jupyter fleet` and `fleet lab`: JupyterLab where it is installed, else the server alone; on loopback."""
-    argv = sys.argv[1:] if arguments is None else arguments
+    """`jupyter fleet` and `fleet lab`: JupyterLab where it is installed, else the server alone.
+
+    On loopback, in this folder, with a browser: Jupyter's own defaults. The extension is on whatever a configuration
+    says, for this is how one asks for it.
+    """
+    argv = [_ON, *(sys.argv[1:] if arguments is None else arguments)]
     if importlib.util.find_spec("jupyterlab") is None:
         ServerApp.launch_instance(argv)
     else:
