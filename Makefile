@@ -7,6 +7,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 
 # Folders are listed too: their times change when a file goes away.
 SOURCES := pyproject.toml README.md LICENSE $(shell find fleet_rlm_jupyter -name __pycache__ -prune -o -print)
+PROXY   := $(VENV)/hub-proxy/node_modules/.bin/configurable-http-proxy
 LANES   := $(wildcard tests/unit tests/contract tests/integration tests/docs tests/notebooks)
 
 # PYTHONSAFEPATH keeps the working folder off sys.path, also in the processes that tests start, so what is tested is
@@ -49,10 +50,12 @@ test: $(VENV)/.test ## the lanes that need nothing: unit, contract, integration,
 
 test-all: test other-lanes ## test, then the lanes that need something; says which are skipped and why
 
-other-lanes: $(VENV)/.test $(VENV)/.browser
+other-lanes: $(VENV)/.test $(VENV)/.hub $(VENV)/.browser
 	@echo "lane attack: ran with make test (tests/contract/test_localdaytona_attacks.py and its neighbors)"
 	@echo "lane PostgreSQL: ran with make test where there is one (tests/contract/test_stores.py)"
-	@for lane in Hub MLflow Dask; do echo "lane $$lane: skipped, nothing in the package needs it yet"; done
+	@if [ -x $(PROXY) ]; then echo "lane Hub: runs"; else echo "lane Hub: skipped, it needs npm"; fi
+	@$(PYTEST) -n 2 --dist loadfile -m hub tests/hub
+	@for lane in MLflow Dask; do echo "lane $$lane: skipped, nothing in the package needs it yet"; done
 	@if [ -x /usr/bin/chromium ]; then echo "lane browser: runs"; \
 		else echo "lane browser: skipped, it needs Debian's chromium"; fi
 	@$(PYTEST) -m browser tests/browser
@@ -84,6 +87,13 @@ $(VENV)/.lab: $(SOURCES) | $(BIN)/python
 $(VENV)/.test: $(SOURCES) | $(BIN)/python
 	@$(call install,test,.[test],run test)
 
+$(VENV)/.hub: $(SOURCES) | $(BIN)/python $(PROXY)
+	@$(call install,hub,.[hub],run test hub)
+
+# JupyterHub's proxy is a program for Node. Where npm is not, or has no registry, the lane is skipped.
+$(PROXY):
+	@! command -v npm >/dev/null || npm install --silent --no-audit --no-fund --prefix $(VENV)/hub-proxy configurable-http-proxy@5 || true
+
 $(VENV)/.browser: $(SOURCES) | $(BIN)/python
 	@$(call install,browser,.[browser],run lab test browser)
 
@@ -104,7 +114,7 @@ define install
 		echo "installing the changed package"; \
 		$(BIN)/python -m pip install --quiet --compile --no-deps --force-reinstall .; \
 	fi; \
-	for extra in run lab test browser dev; do if cmp -s pyproject.toml $(VENV)/.$$extra; then touch $(VENV)/.$$extra; fi; done
+	for extra in run lab test hub browser dev; do if cmp -s pyproject.toml $(VENV)/.$$extra; then touch $(VENV)/.$$extra; fi; done
 endef
 
 IS_EDITABLE = $(BIN)/python -c 'import importlib.metadata as m, sys; sys.exit("\"editable\": true" not in (m.distribution("fleet-rlm-jupyter").read_text("direct_url.json") or ""))' 2>/dev/null

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from hub_proxy import HUB_PROXY
 from hypothesis import HealthCheck, settings
 
 import fleet_rlm_jupyter
@@ -32,6 +33,7 @@ os.environ["JUPYTER_DATA_DIR"] = _DATA.name
 CHROMIUM = Path("/usr/bin/chromium")
 
 SKIPPED = {
+    "hub": "" if HUB_PROXY and find_spec("jupyterhub") else "needs npm's configurable-http-proxy and the extra [hub]",
     "browser": "" if CHROMIUM.exists() and find_spec("playwright") else f"needs {CHROMIUM} and the extra [browser]",
     "live": "" if {"DAYTONA_API_KEY", "DAYTONA_API_URL"} <= DAYTONA.keys() else "needs DAYTONA_API_KEY and _URL",
     "soak": "" if PROFILE == "soak" else "runs with `make soak`",
@@ -49,6 +51,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("attack")
         if item.nodeid.startswith("tests/browser/"):
             item.add_marker("browser")
+        if item.nodeid.startswith("tests/hub/"):
+            item.add_marker("hub")
         for marker, reason in SKIPPED.items():
             if reason and item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))

@@ -79,8 +79,8 @@ def find_server(settings: Settings, around: Surroundings | None = None, runtime:
             hub = Server(callable_url(around.hub_url), around.hub_token, "the Hub")
         except ValueError:
             return FoundServer(None, f"{around.hub_url}, which the Hub names, is no URL")
-        # The Hub's token opens the server that the Hub started, whose file has none. A file with a token is of a
-        # server that somebody started inside it, and that is the nearer one.
+        # The file is of the nearest server: of the one that the Hub started, or of one that somebody started inside it.
+        # Under older Hubs the file of the former has no token, and the Hub's opens it.
         servers = [*(server for server in servers if server.token), hub]
     return _answering(servers, reason)
 

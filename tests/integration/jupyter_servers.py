@@ -1,4 +1,7 @@
-"""Real Jupyter servers on loopback, and kernels that they start, driven over HTTP and the kernels' own channel."""
+"""Real Jupyter servers on loopback, and kernels that they start, driven over HTTP and the kernels' own channel.
+
+Nothing turns the extension on: that the package is installed must be enough.
+"""
 
 from __future__ import annotations
 
@@ -21,57 +24,19 @@ import websocket
 
 SECONDS = 60
 APPS = {
-    "jupyter server": ("jupyter_server", ()),
-    "JupyterLab": ("jupyterlab", ("--LabApp.news_url=None",)),
-    "Notebook 7": ("notebook", ()),
+    "jupyter server": ("jupyter_server",),
+    "JupyterLab": ("jupyterlab", "--LabApp.news_url=None"),
+    "Notebook 7": ("notebook",),
 }  # fmt: skip
 
 Outputs = list[dict[str, Any]]
 
 
-class JupyterServer:
-    """`url` ends with a slash. What it was told to write lies in `home`; its root folder is `home/root`."""
+class JupyterAt:
+    """A Jupyter server at `url`, which ends with a slash, spoken to with `token`."""
 
-    def __init__(self, app: str, home: Path, environ: dict[str, str], *arguments: str, has_fleet: bool = True) -> None:
-        module, more = APPS[app]
-        self.root = home / "root"
-        self.root.mkdir(parents=True, exist_ok=True)
-        self.token = secrets.token_hex(16)
-        self.runtime = home / "runtime"
-        places = {
-            "JUPYTER_RUNTIME_DIR": str(self.runtime),
-            "JUPYTER_CONFIG_DIR": str(home / "config"),
-            "JUPYTER_DATA_DIR": str(home / "data"),
-            "IPYTHONDIR": str(home / "ipython"),
-        }
-        self.log = home / "server.log"
-        command = [
-            sys.executable, "-m", module, "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1",
-            "--ServerApp.port=0", f"--ServerApp.root_dir={self.root}", f"--IdentityProvider.token={self.token}",
-            f"--ServerApp.jpserver_extensions={{'fleet_rlm_jupyter': {has_fleet}}}", *more, *arguments,
-        ]  # fmt: skip
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                command, cwd=self.root, env={**os.environ, **places, **environ}, stdout=log, stderr=log,
-                start_new_session=True,
-            )  # fmt: skip
-        self.file = self.runtime / f"jpserver-{self.process.pid}.json"
-        try:
-            self.url = self._wait_for_url()
-        except BaseException:
-            self.end()
-            raise
-
-    def _wait_for_url(self) -> str:
-        def answers() -> str:
-            with contextlib.suppress(OSError, ValueError):
-                self.url = json.loads(self.file.read_text())["url"]
-                self.call("GET", "api/status")
-                return self.url
-            assert self.process.poll() is None, self.log.read_text()[-3000:]
-            return ""
-
-        return until(answers, "the server does not answer")
+    url: str
+    token: str
 
     def call(self, method: str, path: str, body: object = None) -> Any:
         """The JSON answer of a request with the server's token."""
@@ -96,6 +61,54 @@ class JupyterServer:
             kernel.close()
             self.call("DELETE", f"api/sessions/{session['id']}")
 
+
+class JupyterServer(JupyterAt):
+    """One that is started here. What it was told to write lies in `home`; its root folder is `home/root`."""
+
+    def __init__(
+        self, app: str | list[str], home: Path, environ: dict[str, str], *arguments: str, has_fleet: bool = True
+    ) -> None:
+        """`app` is one of APPS, or a command."""
+        self.root = home / "root"
+        self.root.mkdir(parents=True, exist_ok=True)
+        self.token = secrets.token_hex(16)
+        self.runtime = home / "runtime"
+        places = {
+            "JUPYTER_RUNTIME_DIR": str(self.runtime),
+            "JUPYTER_CONFIG_DIR": str(home / "config"),
+            "JUPYTER_DATA_DIR": str(home / "data"),
+            "IPYTHONDIR": str(home / "ipython"),
+        }
+        self.log = home / "server.log"
+        command = [
+            *([sys.executable, "-m", *APPS[app]] if isinstance(app, str) else app),
+            "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1",
+            "--ServerApp.port=0", f"--ServerApp.root_dir={self.root}", f"--IdentityProvider.token={self.token}",
+            *([] if has_fleet else ["--ServerApp.jpserver_extensions={'fleet_rlm_jupyter': False}"]), *arguments,
+        ]  # fmt: skip
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                command, cwd=self.root, env={**os.environ, **places, **environ}, stdout=log, stderr=log,
+                start_new_session=True,
+            )  # fmt: skip
+        self.file = self.runtime / f"jpserver-{self.process.pid}.json"
+        try:
+            self.url = self._wait_for_url()
+        except BaseException:
+            self.end()
+            raise
+
+    def _wait_for_url(self) -> str:
+        def answers() -> str:
+            with contextlib.suppress(OSError, ValueError):
+                self.url = json.loads(self.file.read_text())["url"]
+                self.call("GET", "api/status")
+                return self.url
+            assert self.process.poll() is None, self.log.read_text()[-3000:]
+            return ""
+
+        return until(answers, "the server does not answer")
+
     def end(self, number: int = signal.SIGTERM) -> None:
         """End it, and whatever of its group is left; twice is harmless."""
         if self.process.poll() is None:
@@ -116,7 +129,7 @@ class JupyterServer:
 class ServedKernel:
     """A kernel behind a server, spoken to over the server's WebSocket."""
 
-    def __init__(self, server: JupyterServer, kernel_id: str) -> None:
+    def __init__(self, server: JupyterAt, kernel_id: str) -> None:
         self._server = server
         self.id = kernel_id
         url = f"{server.url.replace('http', 'ws', 1)}api/kernels/{kernel_id}/channels?session_id={uuid.uuid4().hex}"
