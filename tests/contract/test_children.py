@@ -180,6 +180,23 @@ def test_a_shared_sandbox_has_the_files_and_not_the_variables() -> None:
         home.close()
 
 
+def test_a_child_that_leaves_nothing_starts_nothing_to_find_that_out(cloud, line: FaultyLine) -> None:
+    """Its parent waits for the end of each child: a Python that looks for files would be most of that."""
+    home = cloud(volume="none", warm=0)
+    parent = home.open(ROOT)
+    parent.start()
+    child = home.child(parent.sandbox_id, child_role())
+    child.execute("1")
+    before = line.count("POST .*/process/execute")
+    child.shutdown()
+    assert line.count("POST .*/process/execute") == before
+    writer = home.child(parent.sandbox_id, child_role())
+    writer.execute("import os\nos.mkdir('artifacts/deep')\nopen('artifacts/deep/file', 'w').write('x')")
+    name = writer.sandbox_id[:8]
+    writer.shutdown()
+    assert parent.execute(f"open('artifacts/child-{name}/deep/file').read()") == "x"
+
+
 # --- forks ------------------------------------------------------------------------------------------------------------
 
 
