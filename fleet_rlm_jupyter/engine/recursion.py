@@ -31,11 +31,11 @@ from fleet_rlm_jupyter.domain.errors import (
 from fleet_rlm_jupyter.domain.events import ArtifactWritten, Log, QuestionAsked, SandboxChanged
 from fleet_rlm_jupyter.domain.ports import EXECUTION_INSTRUCTIONS, Interpreter, Role, Sandboxes, Workspace
 from fleet_rlm_jupyter.domain.previews import preview
-from fleet_rlm_jupyter.domain.staging import Staging
 from fleet_rlm_jupyter.engine.controls import Controls
 from fleet_rlm_jupyter.engine.failures import explained
 from fleet_rlm_jupyter.engine.meter import Meter
 from fleet_rlm_jupyter.engine.models import Models
+from fleet_rlm_jupyter.engine.opening import Opening
 from fleet_rlm_jupyter.engine.recorder import Emit, Recorder
 
 _T = TypeVar("_T")
@@ -62,7 +62,6 @@ class Site:
     sandboxes: Sandboxes
     controls: Controls = field(default_factory=Controls)
     workspace: Workspace | None = None
-    staging: Staging | None = None
 
 
 class Recursion:
@@ -194,7 +193,7 @@ class Recursion:
         name = "rlm" if depth == 1 else "child"
         role = Role(self._site.session_id, self._site.run_id, name, depth, is_kept=not parent, files=_FILES.get())
         if not parent:
-            role = replace(role, workspace=self._site.workspace, staging=self._site.staging)
+            role = replace(role, workspace=self._site.workspace)
         if parent:
             return self._site.sandboxes.child(parent, role, self.recorder.output, self._tell)
         return self._site.sandboxes.open(role, self.recorder.output, self._tell)
@@ -242,6 +241,7 @@ class _RunInterpreter:
         self._depth = depth
         self._parent = parent
         self._inner = inner
+        self._opening = Opening(inner, lambda: recursion.left(parent))
         self._is_open = True
 
     @property
@@ -263,9 +263,10 @@ class _RunInterpreter:
     def start(self) -> None:
         if self.sandbox_id:
             return
-        self._recursion.budget.check()
-        self._inner.start()
-        self._recursion.recorder.spent()
+        run = self._recursion
+        run.budget.check()
+        self._opening.start(run.budget, run.controls.subtrees, run.recorder.here())
+        run.recorder.spent()
 
     def execute(self, code: str, variables: dict[str, Any] | None = None) -> Any:
         self.start()
@@ -290,6 +291,8 @@ class _RunInterpreter:
         if not self._is_open:
             return
         self._is_open = False
+        if self._opening.is_left:
+            return
         was_started = bool(self.sandbox_id)
         try:
             self._inner.shutdown()

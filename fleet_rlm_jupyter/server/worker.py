@@ -84,6 +84,8 @@ async def _serve(bench: Workbench, key: str, parent: TextIO) -> None:
     sockets = bind_sockets(0, "127.0.0.1")
     server.add_sockets(sockets)
     _say(parent, port=sockets[0].getsockname()[1])
+    # Imports hold the GIL for moments: better now than while somebody wants to stop the first run.
+    threading.Thread(target=bench.warm, name="fleet-warm", daemon=True).start()
     await stopped.wait()
     server.stop()
     hurry = threading.Timer(STOP_SECONDS, os._exit, (1,))
