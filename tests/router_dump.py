@@ -11,7 +11,19 @@ from tornado import web
 def _load_jupyter_server_extension(serverapp):
     serverapp.io_loop.add_callback(dump, serverapp.web_app)
     path = serverapp.web_app.settings["base_url"] + "modules"
+    base = serverapp.web_app.settings["base_url"]
+    serverapp.web_app.add_handlers(".*$", [(base + "cull", CullHandler, {"serverapp": serverapp})])
     serverapp.web_app.add_handlers(".*$", [(path, ModulesHandler)])
+
+
+class CullHandler(web.RequestHandler):
+    """The look at an idle server that Jupyter takes once a minute, taken now."""
+
+    def initialize(self, serverapp):
+        self.serverapp = serverapp
+
+    def get(self):
+        self.serverapp.shutdown_no_activity()
 
 
 class ModulesHandler(web.RequestHandler):

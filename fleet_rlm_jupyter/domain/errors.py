@@ -5,7 +5,7 @@ FleetError(text, hint)
 │   ├── ToolFailed · DepthExceeded · SandboxesExceeded · SubCallsExceeded · SandboxCodeFailed ·
 │   │   CallCancelled
 ├── EndsRun        sticky; becomes run.ended
-│   ├── BudgetExceeded · DeadlineExceeded · Cancelled
+│   ├── BudgetExceeded · DeadlineExceeded · Cancelled · Interrupted
 ├── ForUser        said before any work
 │   ├── BadSettings · NoSuchSession · NoSuchRun · NoSuchSandbox · SessionBusy ·
 │   │   KeyReused · BadPath (NotText, BadUrl) · BadRequest (NoSuchDataset,
@@ -103,6 +103,19 @@ class Cancelled(EndsRun):
     """Somebody stopped the run."""
 
     code = "cancelled"
+
+
+class Interrupted(EndsRun):
+    """The process that worked on the run ended before it, and nobody had stopped the run."""
+
+    code = "interrupted"
+
+    def __init__(
+        self,
+        text: str = "the process that worked on this run ended",
+        hint: str = "ask again; what it found is kept",
+    ) -> None:
+        super().__init__(text, hint)
 
 
 class ForUser(FleetError):

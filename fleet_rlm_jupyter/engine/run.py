@@ -11,7 +11,7 @@ from pydantic import JsonValue, TypeAdapter
 from pydantic_core import to_jsonable_python
 
 from fleet_rlm_jupyter.domain.budget import Budget
-from fleet_rlm_jupyter.domain.errors import Cancelled, EndsRun, ErrorText
+from fleet_rlm_jupyter.domain.errors import Cancelled, EndsRun, ErrorText, Interrupted
 from fleet_rlm_jupyter.domain.events import RunEnded, RunStarted, RunStatus
 from fleet_rlm_jupyter.engine.failures import explained
 from fleet_rlm_jupyter.engine.recorder import Emit
@@ -88,8 +88,13 @@ def _found(prediction: dspy.Prediction) -> _Found:
 def _end(found: _Found, failure: Exception | None, stopped: EndsRun | None) -> RunEnded:
     said: dict[str, Any] = {"answer": found.answer, "outputs": found.outputs}
     if stopped is not None:
-        status: RunStatus = "cancelled" if isinstance(stopped, Cancelled) else "over_budget"
-        return RunEnded(status=status, error=ErrorText.of(stopped), **said)
+        return RunEnded(status=_status_of(stopped), error=ErrorText.of(stopped), **said)
     if failure is not None:
         return RunEnded(status="failed", error=ErrorText.of(explained(failure)))
     return RunEnded(status="abstained" if found.outputs.get("recipe") == "" else "done", **said)
+
+
+def _status_of(stopped: EndsRun) -> RunStatus:
+    if isinstance(stopped, Cancelled):
+        return "cancelled"
+    return "failed" if isinstance(stopped, Interrupted) else "over_budget"

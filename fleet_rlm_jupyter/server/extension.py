@@ -10,7 +10,8 @@ from typing import Any
 
 from jupyter_server.extension.application import ExtensionApp
 from jupyter_server.serverapp import ServerApp
-from traitlets import Dict, List, Unicode
+from tornado.ioloop import PeriodicCallback
+from traitlets import Dict, Float, List, Unicode
 
 import fleet_rlm_jupyter
 from fleet_rlm_jupyter.domain.api import API
@@ -39,6 +40,12 @@ class FleetApp(ExtensionApp):
         "the folder it stands in from being taken for modules.",
     ).tag(config=True)
 
+    activity_seconds: float = Float(
+        30.0,
+        help="How often a run that goes on counts as activity of the server, for what culls idle ones; a JupyterHub "
+        "only sees the last time.",
+    ).tag(config=True)  # pyright: ignore[reportAssignmentType]
+
     def initialize_settings(self) -> None:
         assert self.serverapp is not None
         root = Path(self.serverapp.root_dir)
@@ -49,6 +56,8 @@ class FleetApp(ExtensionApp):
             self.log,
             on_activity=self._note,
         )
+        self._alive = PeriodicCallback(self._note_runs, self.activity_seconds * 1000)
+        self.serverapp.io_loop.add_callback(self._alive.start)
         self.settings.update(fleet_supervisor=self.supervisor, fleet_version=fleet_rlm_jupyter.__version__)
 
     def initialize_handlers(self) -> None:
@@ -66,11 +75,16 @@ class FleetApp(ExtensionApp):
         return ["fleet run"] * self.supervisor.running
 
     async def stop_extension(self) -> None:
+        self._alive.stop()
         await self.supervisor.stop()
 
     def _note(self, running: int) -> None:
         assert self.serverapp is not None
         self.serverapp.web_app.settings["fleet_last_activity"] = datetime.now(UTC)
+
+    def _note_runs(self) -> None:
+        if self.supervisor.running:
+            self._note(self.supervisor.running)
 
 
 def main(arguments: list[str] | None = None) -> None:

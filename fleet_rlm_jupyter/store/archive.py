@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import sqlalchemy as sa
 
 from fleet_rlm_jupyter.domain.calls import fold
-from fleet_rlm_jupyter.domain.errors import ErrorText, KeyReused
+from fleet_rlm_jupyter.domain.errors import ErrorText, Interrupted, KeyReused
 from fleet_rlm_jupyter.domain.events import ArtifactWritten, CallEnded, Event, Fact, RunEnded
 from fleet_rlm_jupyter.domain.session import Run, Turn
 from fleet_rlm_jupyter.store import processes
@@ -27,9 +27,7 @@ from fleet_rlm_jupyter.store.tables import (
 )
 
 TITLE_CHARS = 80
-INTERRUPTED = ErrorText(
-    code="interrupted", text="the process that worked on this run ended", hint="ask again; what it found is kept"
-)
+INTERRUPTED = ErrorText.of(Interrupted())
 
 
 class Archive:

@@ -57,19 +57,14 @@ class StoredContexts:
 
     def get(self, sha256: str) -> bytes:
         """Its bytes. Raises BadRequest where it is not here."""
-        path = self.path(sha256)
-        with _told():
-            return path.read_bytes()
-
-    def path(self, sha256: str) -> Path:
-        """Where its bytes are. Raises BadRequest where it is not here."""
         path = self._path(sha256)
         with _told():
             try:
-                os.utime(path)  # used: `prune` leaves it
+                found = path.read_bytes()
             except FileNotFoundError:
                 raise BadRequest(f"the context {sha256[:12]} is not here", "send it") from None
-        return path
+            os.utime(path)  # used: `prune` leaves it
+        return found
 
     def prune(self, before: float) -> int:
         """Forget what was last used before that time; returns how many."""

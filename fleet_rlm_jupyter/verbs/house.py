@@ -128,9 +128,9 @@ class House:
             ]
 
     def close(self) -> None:
-        """Cancel what runs, end every sandbox, and finish writing."""
+        """Interrupt what runs, end every sandbox, and finish writing."""
         for run in list(self.runs.values()):
-            run.cancel()
+            run.interrupt()
         with self.lock:
             opened = list(self._sandboxes.values())
             self._sandboxes.clear()

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from fleet_rlm_jupyter.domain.budget import Budget
 from fleet_rlm_jupyter.domain.calls import CallTree, fold
+from fleet_rlm_jupyter.domain.errors import Interrupted
 from fleet_rlm_jupyter.domain.events import Event, Log, RunEnded
 from fleet_rlm_jupyter.domain.masking import Mask
 from fleet_rlm_jupyter.domain.session import Run, Turn
@@ -54,6 +55,10 @@ class LiveRun:
             self.budget.cancel()
         else:
             self.controls.subtrees.cancel(call_id)
+
+    def interrupt(self) -> None:
+        """Stop it because the process is about to end: it has failed, for nobody wanted that."""
+        self.budget.stop(Interrupted())
 
     def answer(self, call_id: str, text: str) -> None:
         """Answer what that call has asked. Raises BadRequest where it asks nothing."""

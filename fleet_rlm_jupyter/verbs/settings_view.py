@@ -19,6 +19,9 @@ CHANGEABLE = (
 )  # fmt: skip
 """What `patch` takes. Not keys, nor what sandboxes and store were built from: those are for whoever starts us."""
 
+CHANGED = "changed while it runs; lasts until the worker starts anew"
+"""Where a setting that `patch` has changed comes from."""
+
 
 class SettingsView:
     """The settings of a Workbench, for all its users alike. Changes last as long as it does."""
@@ -58,7 +61,7 @@ class SettingsView:
             for group in groups:
                 place = place[group]
             place[last] = value
-        sources = {**loaded.sources, **dict.fromkeys(given, "changed")}
+        sources = {**loaded.sources, **dict.fromkeys(given, CHANGED)}
         try:
             changed = Loaded(settings=Settings.model_validate(nested), sources=sources)
         except ValidationError as err:

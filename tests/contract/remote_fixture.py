@@ -17,7 +17,7 @@ from fleet_rlm_jupyter.settings import DaytonaSettings, Settings
 
 
 @pytest.fixture(scope="module")
-def service() -> Iterator[Server]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     data = Path(f"/tmp/fleet-data-{os.getpid()}")
     data.mkdir(mode=0o755)
     made = start(data, "auto")
@@ -27,11 +27,11 @@ def service() -> Iterator[Server]:
 
 
 @pytest.fixture
-def line(service: Server) -> Iterator[FaultyLine]:
-    made = FaultyLine(service.url)
+def line(server: Server) -> Iterator[FaultyLine]:
+    made = FaultyLine(server.url)
     yield made
     made.close()
-    service.clear_faults()
+    server.clear_faults()
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from fleet_rlm_jupyter.domain.errors import (
 from fleet_rlm_jupyter.domain.events import Limits, QuestionAsked
 from fleet_rlm_jupyter.settings import Settings
 from fleet_rlm_jupyter.testing import ScriptedEngine, UnisolatedSandboxes, code, scripted_models
+from fleet_rlm_jupyter.verbs.settings_view import CHANGED
 from fleet_rlm_jupyter.workbench import Question, Workbench
 
 ANSWER = "[[ ## answer ## ]]\n42\n\n[[ ## completed ## ]]"
@@ -578,7 +579,7 @@ def test_settings_are_shown_masked_and_changed_where_that_is_allowed(tmp_path):
             bench.settings_view.patch(bad)
     assert bench.settings.budget.calls == 7
     assert bench.settings.model == "offline/recipes"
-    assert {one.name: one.source for one in bench.settings_view.get()}["budget.calls"] == "changed"
+    assert {one.name: one.source for one in bench.settings_view.get()}["budget.calls"] == CHANGED
     bench.close()
 
 
@@ -601,3 +602,21 @@ def test_feedback_is_kept_on_a_turn_and_replaced(make):
     assert (kept.rating, kept.expected, kept.comment) == (1, "42", "")
     with pytest.raises(BadRequest, match="rating"):
         bench.runs.feedback(run.run_id, 5)
+
+
+def test_a_run_that_the_end_of_its_process_cuts_off_has_failed_and_not_been_cancelled(make):
+    begun, go_on = threading.Event(), threading.Event()
+
+    def policy(prompt: str) -> str:
+        begun.set()
+        go_on.wait(20)
+        return code("SUBMIT(answer='late')")
+
+    bench = make(policy)
+    run = bench.ask(Question("what?", mode="rlm_only"))
+    assert begun.wait(20)
+    bench.close()
+    ended = run.result(20)
+    go_on.set()
+    assert ended.error is not None
+    assert (ended.status, ended.error.code) == ("failed", "interrupted")

@@ -29,8 +29,6 @@ FIELDS = [
     "text",
     "session_id",
     "paths",
-    "context_paths",
-    "staged",
     "context",
     "limits",
     "key",
