@@ -1,4 +1,7 @@
-"""A worker whose runs talk: once `go` is there, TALK_RUNS of them emit TALK_RATE events a second for TALK_SECONDS."""
+"""A worker whose runs talk, in TALK_WAVES: TALK_RUNS of them emit TALK_RATE events a second for TALK_SECONDS.
+
+Of wave n, the file `begin-n` makes the runs, whose ids are then in `runs-n.json`, and `go-n` has them talk.
+"""
 
 import json
 import os
@@ -20,6 +23,11 @@ def open_bench(settings):
 
 
 def start(bench):
+    for wave in range(int(os.environ["TALK_WAVES"])):
+        begin(bench, wave)
+
+
+def begin(bench, wave):
     go = threading.Event()
     rate, seconds = float(os.environ["TALK_RATE"]), float(os.environ["TALK_SECONDS"])
 
@@ -30,9 +38,11 @@ def start(bench):
             time.sleep(max(0.0, begun + number / rate - time.monotonic()))
             emit(CallText(channel="stdout", text=f"line {number} " + "x" * 200 + "\n"), f"c{number % 50}")
 
+    while not Path(f"begin-{wave}").exists():
+        time.sleep(0.05)
     runs = [talk(bench, "local", work).run_id for _ in range(int(os.environ["TALK_RUNS"]))]
-    Path("runs.json").write_text(json.dumps(runs))
-    while not Path("go").exists():
+    Path(f"runs-{wave}.json").write_text(json.dumps(runs))
+    while not Path(f"go-{wave}").exists():
         time.sleep(0.05)
     go.set()
 
