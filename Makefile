@@ -69,7 +69,8 @@ soak: $(VENV)/.test ## properties with 10,000 examples, and load
 bench: $(VENV)/.test ## print the figures
 	$(BIN)/python tests/bench/run.py
 	$(BIN)/python tests/bench/store.py
-	$(BIN)/python tests/bench/server.py
+	$(BIN)/python tests/bench/server.py $(VENV)/jupyter-ai
+	HYPOTHESIS_PROFILE=soak $(PYTEST) -q -k full tests/integration/server/test_load.py
 	$(BIN)/python tests/bench/questions.py
 	$(BIN)/python tests/bench/peers.py $(VENV)/peers
 

@@ -26,7 +26,13 @@ class JupyterProcess:
     """`url` has the base URL, without a slash at its end. `stop` ends it as Ctrl-C Ctrl-C or a Hub would."""
 
     def __init__(
-        self, folder: Path, config: str = "", base: str = "/a%40b/", probe: str = "/api/status", **environ: str
+        self,
+        folder: Path,
+        config: str = "",
+        base: str = "/a%40b/",
+        probe: str = "/api/status",
+        python: str = sys.executable,
+        **environ: str,
     ) -> None:
         self.folder = folder
         self.root = folder / "root"
@@ -45,7 +51,7 @@ class JupyterProcess:
             "FLEET_FIND_LOCAL_MODELS": "false",
             **environ,
         }
-        command = [sys.executable, "-m", "jupyter_server", f"--port={self.port}", "--no-browser", "--ip=127.0.0.1"]
+        command = [python, "-m", "jupyter_server", f"--port={self.port}", "--no-browser", "--ip=127.0.0.1"]
         command += [
             "--allow-root",
             f"--ServerApp.root_dir={self.root}",
