@@ -50,6 +50,13 @@ def app() -> None:
     metavar="PATH|URL",
     help="What to ask about: file, folder or URL; repeatable.",
 )
+@click.option(
+    "--stage",
+    "context_paths",
+    multiple=True,
+    metavar="PATH",
+    help="File or folder that code in the sandbox is to open by its path; repeatable.",
+)
 @click.option("--repo", metavar="URL", help="Repository for the sandbox to hold.")
 @click.option("--ref", metavar="REF", help="Its branch, tag or commit id; the default branch where left out.")
 @click.option("--model", help="DSPy model string, e.g. openai/gpt-5; offline/recipes needs no key.")
@@ -174,6 +181,7 @@ def _ask(question: str, as_json: bool, given: dict[str, Any]) -> int:
         slots=dict(_pairs("--slot", given["slots"])),
         repo_url=given["repo"],
         repo_ref=given["ref"],
+        context_paths=given["context_paths"],
     )
     bench = fleet.Workbench(fleet.settings.load(overrides))
     try:

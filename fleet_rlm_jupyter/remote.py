@@ -30,12 +30,14 @@ from fleet_rlm_jupyter.domain.session import (
     SessionStats,
 )
 from fleet_rlm_jupyter.domain.shown import ShownSetting
+from fleet_rlm_jupyter.domain.staging import Staging
 from fleet_rlm_jupyter.engine.contexts import read_context
+from fleet_rlm_jupyter.engine.staging import stage
 from fleet_rlm_jupyter.engine.trace import Trace, Watcher
 from fleet_rlm_jupyter.remote_files import RemoteFiles
 from fleet_rlm_jupyter.remote_programs import RemoteDatasets, RemotePrograms
 from fleet_rlm_jupyter.remote_sandboxes import RemoteSandboxes
-from fleet_rlm_jupyter.settings import ContextSettings
+from fleet_rlm_jupyter.settings import ContextSettings, load
 
 PIECE_BYTES = 1024**2
 
@@ -134,6 +136,7 @@ class RemoteWorkbench:
             raise BadRequest("a context is given twice", "pass paths or a value, not both")
         context = read_context(asked.paths, ContextSettings()) if asked.paths else asked.context
         value = context.value if isinstance(context, Context) else context
+        staged = stage(asked.context_paths, load().settings) if asked.context_paths else asked.staged
         body = {
             "question": asked.text,
             "context": None if value is None else self.contexts.upload(value),
@@ -148,6 +151,7 @@ class RemoteWorkbench:
             "can_answer": asked.can_answer,
             "repo_url": asked.repo_url,
             "repo_ref": asked.repo_ref,
+            "staged": staged and self.contexts.upload_staged(staged),
         }
         accepted = self.connection.ask("POST", "/runs", dict[str, str], body, is_safe=True)
         return self._followed(accepted, asked.text, watcher)
@@ -346,6 +350,15 @@ class RemoteContexts:
         sha256 = hashlib.sha256(raw).hexdigest()
         self.put(sha256, raw)
         return {"sha256": sha256, "kind": kind}
+
+    def upload_staged(self, staging: Staging) -> str:
+        """Have staged files on the server, each once; returns the digest of their manifest."""
+        for sha256, place in staging.places.items():
+            self.put(sha256, place.read_bytes())
+        raw = staging.manifest.model_dump_json().encode()
+        sha256 = hashlib.sha256(raw).hexdigest()
+        self.put(sha256, raw)
+        return sha256
 
     def put(self, sha256: str, raw: bytes) -> None:
         """Upload what the server does not have of it yet. Raises BadRequest when it is not what the digest says."""

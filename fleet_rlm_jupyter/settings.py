@@ -139,9 +139,7 @@ class SandboxSettings(_Group):
     facade: bool = Field(
         default=False, description="let generated code build DSPy programs with `import dspy`, within depth and budget"
     )
-    output_chars: int = Field(
-        default=100_000, ge=1000, description="characters kept of one cell's output, head and tail"
-    )
+    output_chars: int = Field(default=100_000, ge=1000, description="characters kept of a cell's output, head and tail")
 
 
 class DaytonaSettings(_Group):
@@ -163,9 +161,9 @@ class ContextSettings(_Group):
 
 
 class WorkspaceSettings(_Group):
-    """Repositories that a question is asked about."""
+    """Repositories and files that a question gives its sandbox."""
 
-    roots: Folders = Field(default=(), description="folders of file:// repositories; the working folder where unset")
+    roots: Folders = Field(default=(), description="where files and file:// repositories lie; else the working folder")
     token: SecretStr | None = Field(default=None, description="token for private repositories; no sandbox sees it")
     token_host: str | None = Field(default=None, description="the one host that is sent the token, e.g. github.com")
     clone_seconds: float = Field(default=300, gt=0, description="seconds that one call of git may take")

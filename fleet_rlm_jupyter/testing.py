@@ -146,7 +146,7 @@ def _scratch() -> tempfile.TemporaryDirectory[str]:
 class UnisolatedSandboxes:
     """`Sandboxes` on DSPy's LocalInterpreter: a plain subprocess per sandbox, quick to start, no isolation at all.
 
-    No repository is put anywhere: a role's `workspace` can be looked at in `opened`.
+    No repository or staged file is put anywhere: a role's `workspace` and `staging` can be looked at in `opened`.
     """
 
     def __init__(self) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dspy
@@ -18,6 +17,7 @@ from fleet_rlm_jupyter.domain.events import Event, Limits
 from fleet_rlm_jupyter.domain.ports import EXECUTION_INSTRUCTIONS, Files, Interpreter, Role, Sandboxes, Workspace
 from fleet_rlm_jupyter.domain.question import Check, Question
 from fleet_rlm_jupyter.domain.session import Session, new_id
+from fleet_rlm_jupyter.domain.staging import Staging
 from fleet_rlm_jupyter.engine.ask import HISTORY_TURNS, Ask, as_history
 from fleet_rlm_jupyter.engine.contexts import read_context
 from fleet_rlm_jupyter.engine.controls import Controls
@@ -28,6 +28,7 @@ from fleet_rlm_jupyter.engine.recursion import Site
 from fleet_rlm_jupyter.engine.repositories import refuse_outside
 from fleet_rlm_jupyter.engine.run import execute
 from fleet_rlm_jupyter.engine.saved import build
+from fleet_rlm_jupyter.engine.staging import refuse_too_much, roots_of, stage
 from fleet_rlm_jupyter.engine.trace import Watcher
 from fleet_rlm_jupyter.settings import Loaded, Settings, load
 from fleet_rlm_jupyter.store.journal import FullValue
@@ -110,14 +111,14 @@ class Workbench:
         if not asked.text.strip():
             raise BadRequest("the question is empty", "say what you want to know")
         models = self.models()
-        workspace = self._workspace(asked, models)
+        workspace, staging = self._workspace(asked, models), self._staging(asked, models)
         text = _composed(asked, models)
         context = self._context(asked)
         notes = str(context.manifest) if context.manifest.files else ""
         site = self._site(
             self._session_id(asked.session_id), trusted_code=models.is_offline, can_answer=asked.can_answer
         )
-        site = replace(site, workspace=workspace)
+        site = replace(site, workspace=workspace, staging=staging)
         history = self._history(site.session_id) if asked.session_id is not None and not models.is_offline else None
         program = Ask(site, asked.mode, notes, history, context.table)
         inputs = {"context": context.value, "question": text}
@@ -288,9 +289,23 @@ class Workbench:
             raise BadRequest("offline recipes read a context and no repository", "pass its folder as context")
         if asked.mode == "direct":
             raise BadRequest("a plain call has no sandbox for a repository", "leave the mode out")
-        roots = self.settings.workspace.roots or (".",)
-        refuse_outside(asked.repo_url, tuple(map(Path, roots)))
+        refuse_outside(asked.repo_url, roots_of(self.settings))
         return self._house.repositories.tree(asked.repo_url, asked.repo_ref or "", self.settings)
+
+    def _staging(self, asked: Question, models: Models) -> Staging | None:
+        """The files that the sandbox is to have, looked through. Raises what `stage` raises."""
+        if not asked.context_paths and asked.staged is None:
+            return None
+        if models.is_offline:
+            raise BadRequest("offline recipes read a context and no staged files", "pass them as context")
+        if asked.mode == "direct":
+            raise BadRequest("a plain call has no sandbox for staged files", "leave the mode out")
+        if asked.staged is None:
+            return stage(asked.context_paths, self.settings)
+        if asked.context_paths:
+            raise BadRequest("files are staged twice", "pass paths or what was read of them, not both")
+        refuse_too_much(asked.staged.manifest, self.settings.context)
+        return asked.staged
 
     def _context(self, asked: Question) -> Context:
         if asked.context is None:

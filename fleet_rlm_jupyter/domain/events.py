@@ -170,6 +170,22 @@ class WorkspacePlaced(_Word):
     state: Literal["created", "reused", "reconciled"]
 
 
+class FilesStaged(_Word):
+    """The files of a question in a sandbox: `path` is below its working folder, `sent` how many were not there.
+
+    `state` says whether they were made now, found as they were, or brought up to date; `left_out` counts what was named
+    or lay in a folder and is not there: manifest.json in that folder has the reasons.
+    """
+
+    path: str
+    files: int
+    bytes: int
+    sent: int
+    removed: int
+    left_out: int
+    state: Literal["created", "reused", "reconciled"]
+
+
 class SandboxChanged(_Grown):
     """A step in a sandbox's life. `origin` says whether it was forked from its parent's, shares it, or began clean.
 
@@ -178,7 +194,7 @@ class SandboxChanged(_Grown):
     `subpath` say what is mounted.
     """
 
-    _later = ("is_degraded", "volume", "subpath", "child", "workspace")
+    _later = ("is_degraded", "volume", "subpath", "child", "workspace", "staged")
 
     type: Literal["sandbox.changed"] = "sandbox.changed"
     sandbox_id: str
@@ -191,6 +207,7 @@ class SandboxChanged(_Grown):
     subpath: str = ""
     child: ChildIsolation | None = None
     workspace: WorkspacePlaced | None = None
+    staged: FilesStaged | None = None
 
 
 class ArtifactWritten(_Grown):

@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 
 from fleet_rlm_jupyter.domain.events import ArtifactWritten, SandboxChanged
 from fleet_rlm_jupyter.domain.shown import LiveSandbox
+from fleet_rlm_jupyter.domain.staging import Staging
 
 OnOutput = Callable[[Literal["stdout", "stderr"], str], None]
 """Called with the stream and the text while a cell runs, in a copy of the context captured at `execute`."""
@@ -54,7 +55,7 @@ class Role:
     `is_kept`: the sandbox is the session's and outlives this role; who comes next in that session finds its files.
     `files`: paths below the roots of the volume that a child is given copies of. `is_beside`: its REPL stays in the
     session's sandbox beside those of the runs, and keeps none of them waiting.
-    `workspace`: the repository whose files its sandbox holds before the first cell.
+    `workspace`: the repository whose files its sandbox holds before the first cell, and `staging`: other files.
     """
 
     session_id: str
@@ -65,6 +66,7 @@ class Role:
     files: tuple[str, ...] = ()
     is_beside: bool = False
     workspace: Workspace | None = None
+    staging: Staging | None = None
 
 
 class Interpreter(Protocol):

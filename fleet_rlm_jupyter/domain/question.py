@@ -11,6 +11,7 @@ from typing import Literal
 
 from fleet_rlm_jupyter.domain.context import Context, Value
 from fleet_rlm_jupyter.domain.errors import ErrorText
+from fleet_rlm_jupyter.domain.staging import Staging
 
 Mode = Literal["auto", "rlm_only", "direct"]
 
@@ -21,7 +22,8 @@ class Question:
 
     `session_id` puts it into a conversation, whose earlier turns the model then sees. In a session of which a run goes
     on, `when_busy` refuses it or queues it behind that run. The same `key` never runs twice in a session.
-    `repo_url` names a repository whose files the sandbox is to hold, at `repo_ref` (branch, tag or commit id).
+    `repo_url` names a repository whose files the sandbox is to hold, at `repo_ref` (branch, tag or commit id), and
+    `context_paths` files and folders of this machine; `staged` is the same, looked through already.
     `can_answer` says that the run may ask back: whoever asked then answers `question.asked` with the verb `answer`.
     """
 
@@ -37,6 +39,8 @@ class Question:
     can_answer: bool = False
     repo_url: str | None = None
     repo_ref: str | None = None
+    context_paths: Sequence[str | Path] = ()
+    staged: Staging | None = None
 
     def digest(self) -> str:
         """What tells one question from another under the same key."""
@@ -52,6 +56,9 @@ class Question:
         asked = [self.text, paths, context, self.mode, self.recipe, slots]
         if self.repo_url is not None:
             asked += [self.repo_url, self.repo_ref]
+        if self.context_paths or self.staged is not None:
+            manifest = self.staged and self.staged.manifest.model_dump(mode="json")
+            asked += [[str(path) for path in self.context_paths], manifest]
         return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
 

@@ -10,9 +10,9 @@ import dspy
 
 from fleet_rlm_jupyter.domain.budget import Budget
 from fleet_rlm_jupyter.domain.events import RunStarted
-from fleet_rlm_jupyter.domain.ports import Workspace
 from fleet_rlm_jupyter.domain.question import Mode
 from fleet_rlm_jupyter.domain.session import Session
+from fleet_rlm_jupyter.domain.staging import FOLDER
 from fleet_rlm_jupyter.engine.recorder import Emit
 from fleet_rlm_jupyter.engine.recursion import Recursion, Site
 
@@ -31,10 +31,10 @@ class Route:
     reason: str
 
 
-def route(mode: Mode, context: object, is_offline: bool, has_workspace: bool = False) -> Route:
+def route(mode: Mode, context: object, is_offline: bool, has_files: bool = False) -> Route:
     """Which way a question over `context` goes."""
-    if has_workspace:
-        return Route("rlm", "the repository is in the sandbox")
+    if has_files:
+        return Route("rlm", "files of the question are in the sandbox")
     if mode == "rlm_only":
         return Route("rlm", "asked for")
     if mode == "direct":
@@ -85,6 +85,8 @@ class Ask:
         if self.site.workspace is not None:
             there = self.site.workspace
             notes.append(f"repository {there.source} {there.ref or 'HEAD'} at {there.commit[:12]} in {there.path}")
+        if self.site.staging is not None:
+            notes.append(f"staged {self.site.staging.manifest} in {FOLDER}")
         return RunStarted(
             program="ask",
             message=str(inputs["question"]),
@@ -98,8 +100,8 @@ class Ask:
         before = self._history() if self._history is not None else ""
         if before:
             inputs = {**inputs, "question": f"{inputs['question']}\n\n{before}"}
-        if self.site.workspace is not None:
-            inputs = {**inputs, "question": f"{inputs['question']}\n\n{_where(self.site.workspace)}"}
+        if told := _where(self.site):
+            inputs = {**inputs, "question": f"{inputs['question']}\n\n{told}"}
         if self._route(inputs).name == "rlm":
             if self._table is not None and not self.site.models.is_offline:  # recipes read text
                 inputs = {**inputs, "context": self._table}
@@ -110,17 +112,30 @@ class Ask:
         )
 
     def _route(self, inputs: dict[str, Any]) -> Route:
-        return route(self._mode, inputs["context"], self.site.models.is_offline, self.site.workspace is not None)
+        has_files = self.site.workspace is not None or self.site.staging is not None
+        return route(self._mode, inputs["context"], self.site.models.is_offline, has_files)
 
 
-def _where(workspace: Workspace) -> str:
-    """What a model is told of the repository."""
-    ref = f" at {workspace.ref}" if workspace.ref else ""
-    return (
-        f"The files of the repository {workspace.source}{ref} (commit {workspace.commit[:12]}, no history) are "
-        f"in the folder {workspace.path} of the sandbox: read them with Python. Children of sub_rlm do not have them: "
-        "pass text."
-    )
+def _where(site: Site) -> str:
+    """What a model is told of the files in its sandbox."""
+    told: list[str] = []
+    if site.workspace is not None:
+        there = site.workspace
+        ref = f" at {there.ref}" if there.ref else ""
+        told.append(
+            f"The files of the repository {there.source}{ref} (commit {there.commit[:12]}, no history) are in the "
+            f"folder {there.path} of the sandbox."
+        )
+    if site.staging is not None:
+        manifest = site.staging.manifest
+        folders = ", ".join(manifest.folders[:20]) + (", …" if len(manifest.folders) > 20 else "")
+        told.append(
+            f"Files of the user ({manifest}) are in the folder {FOLDER} of the sandbox, below {folders}; "
+            f"{FOLDER}/manifest.json lists them, and what was left out."
+        )
+    if told:
+        told.append("Read them with Python. Children of sub_rlm do not have them: pass text.")
+    return " ".join(told)
 
 
 def as_history(session: Session) -> str:

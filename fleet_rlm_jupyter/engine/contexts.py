@@ -164,12 +164,12 @@ def _decoded(raw: bytes, name: str, charset: str = "") -> str:
             text = raw.decode(known)
             break
         except (UnicodeError, LookupError):
-            if known == "utf-8-sig" and _looks_binary(raw):
+            if known == "utf-8-sig" and looks_binary(raw):
                 raise NotText(f"{name} is a binary file", "convert it to text first") from None
     return text.replace("\r\n", "\n").replace("\r", "\n")  # as Python reads text files
 
 
-def _looks_binary(raw: bytes) -> bool:
+def looks_binary(raw: bytes) -> bool:
     """More than one in twenty control characters in the first 8 kB: no old text encoding looks like that."""
     head = raw[:8192]
     control = sum(byte < 32 and byte not in (9, 10, 12, 13, 27) for byte in head)

@@ -31,6 +31,7 @@ from fleet_rlm_jupyter.domain.errors import (
 from fleet_rlm_jupyter.domain.events import ArtifactWritten, Log, QuestionAsked, SandboxChanged
 from fleet_rlm_jupyter.domain.ports import EXECUTION_INSTRUCTIONS, Interpreter, Role, Sandboxes, Workspace
 from fleet_rlm_jupyter.domain.previews import preview
+from fleet_rlm_jupyter.domain.staging import Staging
 from fleet_rlm_jupyter.engine.controls import Controls
 from fleet_rlm_jupyter.engine.failures import explained
 from fleet_rlm_jupyter.engine.meter import Meter
@@ -62,6 +63,7 @@ class Site:
     sandboxes: Sandboxes
     controls: Controls = field(default_factory=Controls)
     workspace: Workspace | None = None
+    staging: Staging | None = None
 
 
 class Recursion:
@@ -193,7 +195,7 @@ class Recursion:
         name = "rlm" if depth == 1 else "child"
         role = Role(self._site.session_id, self._site.run_id, name, depth, is_kept=not parent, files=_FILES.get())
         if not parent:
-            role = replace(role, workspace=self._site.workspace)
+            role = replace(role, workspace=self._site.workspace, staging=self._site.staging)
         if parent:
             return self._site.sandboxes.child(parent, role, self.recorder.output, self._tell)
         return self._site.sandboxes.open(role, self.recorder.output, self._tell)

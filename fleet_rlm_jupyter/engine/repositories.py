@@ -18,8 +18,12 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from fleet_rlm_jupyter.domain.errors import BadRequest, BadSettings, BadUrl
 from fleet_rlm_jupyter.domain.ports import Workspace
+from fleet_rlm_jupyter.domain.staging import FOLDER
 from fleet_rlm_jupyter.engine.fetch import PORTS, addresses, is_public, shown
 from fleet_rlm_jupyter.settings import Settings, child_environment
+
+STAGED = FOLDER.rpartition("/")[2]
+"""The name beside those of repositories that staged files have."""
 
 ABOUT = "see docs/how-to/repositories.md"
 _SCHEMES = ("https", "http", "ssh", "file")
@@ -206,7 +210,7 @@ def refuse_outside(url: str, roots: tuple[Path, ...]) -> None:
     if address.scheme != "file":
         return
     found = Path(unquote(address.path)).resolve()
-    if not any(found.is_relative_to(root.resolve()) for root in roots):
+    if not any(found.is_relative_to(root) for root in roots):
         raise BadRequest(
             f"{shown(url)} is in none of the folders that repositories may be read from",
             "add its folder to workspace.roots",
@@ -275,4 +279,5 @@ def _refuse_too_large(git: _Git, bare: Path, commit: str, settings: Settings) ->
 
 def _name_of(address: SplitResult) -> str:
     last = unquote(address.path).rstrip("/").rpartition("/")[2].removesuffix(".git")
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip(".-")[:60] or "repository"
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip(".-")[:60] or "repository"
+    return f"{name}-repository" if name == STAGED else name

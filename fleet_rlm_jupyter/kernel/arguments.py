@@ -35,6 +35,13 @@ OPTIONS = (
     Option(
         ("--context", "--file"), "path", "PATH", "A file, folder or URL as context; repeatable.", is_repeatable=True
     ),
+    Option(
+        ("--stage",),
+        "path",
+        "PATH",
+        "A file or folder that code in the sandbox opens by its path; repeatable.",
+        is_repeatable=True,
+    ),
     Option(("--repo",), "text", "URL", "Repository for the sandbox to hold."),
     Option(("--ref",), "text", "REF", "Its branch, tag or commit id; the default branch where left out."),
     Option(("-o", "--out"), "new variable", "NAME", "Where the result goes."),
@@ -105,6 +112,7 @@ class CellArguments:
 
     variables: list[str] = field(default_factory=list[str])
     paths: list[str] = field(default_factory=list[str])
+    staged: list[str] = field(default_factory=list[str])
     out: str | None = None
     mode: str = "auto"
     on: str = "auto"
@@ -125,6 +133,7 @@ def parse(line: str) -> CellArguments:
     return CellArguments(
         variables=list(dict.fromkeys(found.var)),
         paths=found.file,
+        staged=found.stage,
         out=found.out,
         mode=found.mode or "auto",
         on=found.on or "auto",

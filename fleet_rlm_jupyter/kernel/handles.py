@@ -20,6 +20,7 @@ from fleet_rlm_jupyter.domain.masking import Mask
 from fleet_rlm_jupyter.domain.question import Mode
 from fleet_rlm_jupyter.domain.session import KeptRun, Run
 from fleet_rlm_jupyter.engine.contexts import read_context
+from fleet_rlm_jupyter.engine.staging import stage
 from fleet_rlm_jupyter.kernel.bundle import MIME, run_json
 from fleet_rlm_jupyter.kernel.connect import Server
 from fleet_rlm_jupyter.kernel.page import as_html, as_text
@@ -163,6 +164,7 @@ class AskOptions:
     on: On = "auto"
     repo: str | None = None
     ref: str | None = None
+    staged: Sequence[str] = ()
 
 
 class Notebook:
@@ -205,14 +207,15 @@ class Notebook:
         """Start a run, on the server or here. Raises FleetError before any work."""
         bench, place = self.bench(options.settings), self.place(options)
         asked = Question(question, options.paths, context, options.mode, options.recipe, options.slots)
-        asked = replace(asked, repo_url=options.repo, repo_ref=options.ref)
+        asked = replace(asked, repo_url=options.repo, repo_ref=options.ref, context_paths=options.staged)
         limits = _limits(bench, options.limits)
         if place.server is None:
             return self._kept(bench.ask(asked, limits), bench.settings, place)
         # Files are those of this kernel's folder and machine: they go by content.
         if context is None and options.paths:
             context = read_context(options.paths, bench.settings.context)
-        asked = replace(asked, paths=(), context=context and context.value)
+        staged = stage(options.staged, bench.settings) if options.staged else None
+        asked = replace(asked, paths=(), context=context and context.value, context_paths=(), staged=staged)
         is_bounded = options.limits or any(name.startswith("budget.") for name in self.overrides)
         return self._kept(self.remote(place.server).ask(asked, limits if is_bounded else None), bench.settings, place)
 
@@ -294,14 +297,18 @@ def start(
     `context` is a text, bytes, list, dict, table, array or path, or a list of paths. Further options are the names of
     a budget (`calls, sub_calls, tokens, cost, seconds, depth, sandboxes, siblings, batch`) and `model, sub_model,
     api_base`; `settings` takes any other by its dotted name. It runs on the Jupyter server where one answers, else in
-    this kernel; `on` is "server" or "kernel" where that matters. Raises FleetError before any work, never afterwards.
+    this kernel; `on` is "server" or "kernel" where that matters. `repo`, `ref` and `stage` (paths) give its sandbox
+    files. Raises FleetError before any work, never afterwards.
     """
     given = {**(settings or {}), **{name: options.pop(name) for name in _SETTINGS if name in options}}
     paths = _paths(context)
     made = None
     if context is not None and not paths:
         made = as_context(context, notebook().bench(given).settings.context)
-    return notebook().start(question, made, AskOptions(mode, paths, recipe, slots or {}, options, given, on))
+    repo, ref, files = options.pop("repo", None), options.pop("ref", None), options.pop("stage", ())
+    staged = [str(files)] if isinstance(files, str | PurePath) else [str(path) for path in files]
+    asked = AskOptions(mode, paths, recipe, slots or {}, options, given, on, repo, ref, staged)
+    return notebook().start(question, made, asked)
 
 
 def _paths(context: object) -> list[str]:

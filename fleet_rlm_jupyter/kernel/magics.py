@@ -106,6 +106,7 @@ class FleetMagics(Magics):
             given.on,
             given.repo,
             given.ref,
+            given.staged,
         )
         handle = book.start(cell.strip(), context, options)
         lines = fleet.kernel.display.LiveLines(handle)

@@ -31,7 +31,7 @@ from fleet_rlm_jupyter.sandbox.roll import Roll
 from fleet_rlm_jupyter.sandbox.sessions import SessionSandboxes
 from fleet_rlm_jupyter.sandbox.specs import Spec
 from fleet_rlm_jupyter.sandbox.volumes import Volumes, folder_of
-from fleet_rlm_jupyter.sandbox.workspaces import placed
+from fleet_rlm_jupyter.sandbox.workspaces import furnished
 from fleet_rlm_jupyter.settings import Settings
 
 SWEEP_SECONDS = 600
@@ -113,13 +113,11 @@ class DaytonaSandboxes:
         def opened() -> SandboxMachine:
             self._prepare()
             machine, machine.changed = take()
-            if role.workspace is not None:
-                try:
-                    there = placed(machine, role.workspace)
-                except BaseException:
-                    machine.close()
-                    raise
-                machine.changed = machine.changed.model_copy(update={"workspace": there})
+            try:
+                machine.changed = machine.changed.model_copy(update=furnished(machine, role))
+            except BaseException:
+                machine.close()
+                raise
             machine.tell = on_fact
             self._pool.keep()  # only now: the first sandbox is waited for, those after it are made while it works
             if on_fact is not None:

@@ -33,6 +33,8 @@ _RECONNECT_AFTER = (0.0, 0.1, 0.3, 1.0, 3.0, 5.0, 10.0)
 GUEST_ENVS = {"PS1": "", "TERM": "dumb", "LOCALDAYTONA_WARM_MODULE": "fleet_guest.guest"}
 """The last has our local server fork the guest from a warm Python; elsewhere the shell starts it, as it is told to."""
 
+START_GUEST = b"exec python3 -u -m fleet_guest.guest\n"
+
 
 OnClose = Callable[["SandboxMachine"], SandboxState]
 
@@ -97,14 +99,16 @@ class SandboxMachine:
             raise sdk().DaytonaError(f"a value of {info.size:,} bytes is too large to leave the sandbox")
         return await retried(lambda: self.sandbox.fs.download_file(path, FILE_SECONDS)) or b""
 
-    def label(self, labels: dict[str, str]) -> None:
-        """Say whom the sandbox works for; on the loop, in the background."""
+    def label(self, labels: dict[str, str], after: asyncio.Future[None] | None) -> asyncio.Future[None]:
+        """Say whom the sandbox works for, on the loop; `after` the ones before, which would else come back."""
 
         async def work() -> None:
+            if after is not None:
+                await asyncio.wait([after])
             with contextlib.suppress(sdk().DaytonaError, OSError):
                 await retried(lambda: self.sandbox.set_labels({**self.sandbox.labels, **labels}))
 
-        self._tasks.append(asyncio.ensure_future(work()))
+        return asyncio.ensure_future(work())
 
     async def connect(self) -> None:
         """Upload the guest, open the terminal, start it."""
@@ -117,12 +121,24 @@ class SandboxMachine:
             retried(lambda: sandbox.fs.upload_files(files, timeout=CALL_SECONDS)),
         )
         self.base = done.result.strip().splitlines()[-1] if done.exit_code == 0 else self.home
-        self._handle = await sandbox.process.create_pty_session(
-            id=self._pty, on_data=self.link.feed, cwd=self.home, envs=GUEST_ENVS | {"PYTHONPATH": f"{self.home}/.fleet"}
-        )
+        self._handle, is_new = await retried(self._open_terminal)
         for work in (self._send_forever(), self._watch(), self._stay_active()):
             self._tasks.append(asyncio.ensure_future(work))
-        self.send(b"exec python3 -u -m fleet_guest.guest\n")  # noise where a guest is on the terminal already
+        self._start_guest()
+        if not is_new:  # a guest may have begun to talk when nobody heard it
+            self.link.reconnected()
+
+    async def _open_terminal(self) -> tuple[Any, bool]:
+        """The terminal, and whether it was made now."""
+        envs = GUEST_ENVS | {"PYTHONPATH": f"{self.home}/.fleet"}
+        process, hear = self.sandbox.process, self.link.feed
+        try:
+            return await process.create_pty_session(id=self._pty, on_data=hear, cwd=self.home, envs=envs), True
+        except sdk().DaytonaConflictError:  # made by an earlier try, whose answer was lost
+            return await process.connect_pty_session(self._pty, hear), False
+
+    def _start_guest(self) -> None:
+        self.send(START_GUEST)  # noise where a guest is on the terminal already
 
     def close(self) -> None:
         with self._closing:
@@ -183,6 +199,8 @@ class SandboxMachine:
             if not await self._reconnect():
                 self.died("the line to it broke and could not be restored")
                 return
+            if not self.link.pid:  # what was to start it may be lost with the line
+                self._start_guest()
             self.link.reconnected()
 
     async def _reconnect(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from asyncio import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,7 @@ class _Kept:
     mount: Mount | None = None
     base: str = ""
     is_busy: bool = False
+    labelling: Future[None] | None = None
 
 
 class SessionSandboxes:
@@ -112,19 +114,36 @@ class SessionSandboxes:
         return machine, self._changed(machine, "recreated" if lost else "ready", why, kept.mount)
 
     def _again(self, kept: _Kept, role: Role) -> tuple[SandboxMachine, SandboxChanged]:
-        client = self._client.get()
-        # A service that cannot be reached is told, and has lost nothing.
-        sandbox = self._client.call(retried(lambda: client.get(kept.sandbox_id)), CALL_SECONDS)
-        why = self._started(sandbox)
+        sandbox, why = self._found(kept)
         try:
             machine = self._pool.connect(sandbox)
-        except SandboxError as err:
-            raise SandboxLost(f"no Python starts in it any more: {err.text}", "ask again") from err
+        except SandboxLost:
+            raise
+        except SandboxError:
+            # The service failed on the way, or the sandbox did: that one fails again while the service answers.
+            sandbox, late = self._found(kept)
+            machine, why = self._connected(sandbox), why or late
         if sandbox.volumes and kept.mount is None:
             first = sandbox.volumes[0]
             kept.mount = Mount(first.volume_id, self._volumes.name, first.subpath or "", first.mount_path)
-        self._client.post(machine.label, self._labels(role))
+        self._client.post(self._label, kept, machine, self._labels(role))
         return machine, self._changed(machine, "resumed" if why else "reused", why, kept.mount)
+
+    def _found(self, kept: _Kept) -> tuple[Any, str]:
+        """The sandbox, running, and what it had come to; a service that cannot be reached is told and lost nothing."""
+        client = self._client.get()
+        sandbox = self._client.call(retried(lambda: client.get(kept.sandbox_id)), CALL_SECONDS)
+        return sandbox, self._started(sandbox)
+
+    def _connected(self, sandbox: Any) -> SandboxMachine:
+        try:
+            return self._pool.connect(sandbox)
+        except SandboxError as err:
+            raise SandboxLost(f"no Python starts in it any more: {err.text}", "ask again") from err
+
+    def _label(self, kept: _Kept, machine: SandboxMachine, labels: dict[str, str]) -> None:
+        """On the loop, in the background: the run may be over sooner."""
+        kept.labelling = machine.label(labels, kept.labelling)
 
     def _beside(self, role: Role) -> tuple[SandboxMachine, SandboxChanged]:
         mount, _ = self._mount(role)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from itertools import islice
 from pathlib import Path
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from fleet_rlm_jupyter.domain.context import Value
 from fleet_rlm_jupyter.domain.errors import BadPath, BadRequest
 from fleet_rlm_jupyter.domain.question import Question
 from fleet_rlm_jupyter.domain.session import Feedback, KeptRun, Run
+from fleet_rlm_jupyter.domain.staging import Staging, StagingManifest
 from fleet_rlm_jupyter.server.desk import Asked
 from fleet_rlm_jupyter.server.schema import (
     Accepted,
@@ -48,6 +49,8 @@ def ask(asked: Asked, body: AskBody) -> Accepted:
         can_answer=body.can_answer,
         repo_url=body.repo_url,
         repo_ref=body.repo_ref,
+        context_paths=[_under_root(path) for path in body.context_paths],
+        staged=None if body.staged is None else _staging(asked, body.staged),
     )
     live = asked.bench.ask(question, body.limits)
     asked.watched(live)
@@ -144,6 +147,15 @@ def _context(asked: Asked, ref: ContextRef) -> Value:
         return text if ref.kind == "text" else _TEXTS.validate_json(text)
     except ValueError as err:
         raise BadRequest(f"the context {ref.sha256[:12]} is no {ref.kind}", "say which kind it is") from err
+
+
+def _staging(asked: Asked, sha256: str) -> Staging:
+    """What was uploaded to be staged: a manifest, and each of its files, by digest."""
+    try:
+        manifest = StagingManifest.model_validate_json(asked.bench.contexts.get(sha256))
+    except ValidationError as err:
+        raise BadRequest(f"the context {sha256[:12]} is no manifest of staged files", "see docs/reference") from err
+    return Staging(manifest, {file.sha256: asked.bench.contexts.path(file.sha256) for file in manifest.files})
 
 
 def _under_root(path: str) -> Path:

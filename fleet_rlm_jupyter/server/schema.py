@@ -79,6 +79,8 @@ class AskBody(Wire):
     can_answer: bool = Field(default=False, description="the run may ask back; the op `answer` answers")
     repo_url: str | None = Field(default=None, max_length=2000, description="repository for the sandbox to hold")
     repo_ref: str | None = Field(default=None, max_length=300, description="its branch, tag or commit id")
+    context_paths: list[str] = Field(default=[], max_length=1000, description="of there too, staged in the sandbox")
+    staged: str | None = Field(default=None, max_length=64, description="digest of an uploaded manifest of such files")
 
 
 class RunBody(Wire):

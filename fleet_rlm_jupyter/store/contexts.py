@@ -57,14 +57,19 @@ class StoredContexts:
 
     def get(self, sha256: str) -> bytes:
         """Its bytes. Raises BadRequest where it is not here."""
+        path = self.path(sha256)
+        with _told():
+            return path.read_bytes()
+
+    def path(self, sha256: str) -> Path:
+        """Where its bytes are. Raises BadRequest where it is not here."""
         path = self._path(sha256)
         with _told():
             try:
-                found = path.read_bytes()
+                os.utime(path)  # used: `prune` leaves it
             except FileNotFoundError:
                 raise BadRequest(f"the context {sha256[:12]} is not here", "send it") from None
-            os.utime(path)  # used: `prune` leaves it
-        return found
+        return path
 
     def prune(self, before: float) -> int:
         """Forget what was last used before that time; returns how many."""

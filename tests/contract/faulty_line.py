@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 _REQUEST = re.compile(rb"(GET|POST|PUT|DELETE) (\S+) HTTP/1\.1\r\n")
 _PORT = re.compile(r":(\d{5})\b")
@@ -18,12 +19,14 @@ _PORT = re.compile(r":(\d{5})\b")
 class Fault:
     """What happens to the next `times` requests whose "METHOD /path" matches: this answer.
 
-    b"" breaks the line; None never answers.
+    b"" breaks the line; None never answers. `after` says what the service does before that: nothing, the work, or for
+    a socket the work and the answer, so that what is said next is lost and breaks the line.
     """
 
     pattern: str
     answer: bytes | None
     times: int = 1
+    after: Literal["nothing", "the work", "the answer"] = "nothing"
 
 
 def refusal(status: int, message: str = "no", **headers: str) -> bytes:
@@ -51,7 +54,6 @@ class FaultyLine:
         self.faults: list[Fault] = []
         self.requests: list[str] = []
         self.bodies: list[bytes] = []
-        self.bodies: list[bytes] = []
         self.on_request: Callable[[str], None] = lambda request: None
         self.is_down = False
         ready = threading.Event()
@@ -72,7 +74,7 @@ class FaultyLine:
         return sum(1 for request in self.requests if re.match(pattern, request))
 
     def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._loop.call_soon_threadsafe(self._closing.set)
         self._thread.join(10)
 
     def _cut(self, only_sockets: bool) -> None:
@@ -82,24 +84,37 @@ class FaultyLine:
 
     def _run(self, ready: threading.Event) -> None:
         async def listen() -> None:
+            self._closing = asyncio.Event()
             server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
             self.port = server.sockets[0].getsockname()[1]
             assert len(str(self.port)) == len(str(self._target))  # it is replaced in texts of fixed length
             ready.set()
+            await self._closing.wait()
+            server.close()
 
-        self._loop.run_until_complete(listen())
-        self._loop.run_forever()
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(listen())
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self.is_down:
+        try:
+            if self.is_down:
+                raise ConnectionRefusedError
+            inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        except ConnectionError:  # the service restarts
             writer.transport.abort()
             return
-        inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", self._target)
         for line in (writer, inner_writer):
-            line.is_socket = False
+            line.is_socket = line.is_mute = False
+            line.has_answer = asyncio.Event()
             self._lines.add(line)
-        ways = [self._forward(reader, writer, inner_writer), self._back(inner_reader, writer)]
-        await asyncio.wait([asyncio.ensure_future(way) for way in ways], return_when=asyncio.FIRST_COMPLETED)
+        ways = [
+            asyncio.create_task(_quiet(self._forward(reader, writer, inner_writer))),
+            asyncio.create_task(_quiet(self._back(inner_reader, writer))),
+        ]
+        with contextlib.suppress(asyncio.CancelledError):  # it was closed
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        for way in ways:
+            way.cancel()
         for line in (writer, inner_writer):
             self._lines.discard(line)
             line.close()
@@ -114,17 +129,24 @@ class FaultyLine:
                 self.on_request(request)
                 writer.is_socket = b"websocket" in data.split(b"\r\n\r\n")[0].lower()
                 fault = self._fault_for(request)
-                if fault is not None and fault.answer is None:
-                    while await _read(reader):
-                        pass
-                    return
                 if fault is not None:
-                    writer.write(fault.answer)
-                    if not fault.answer:
-                        writer.transport.abort()
+                    await self._go_wrong(fault, data, reader, writer, inner)
                     return
             inner.write(data)
             await inner.drain()
+
+    async def _go_wrong(self, fault: Fault, data: bytes, reader: Any, writer: Any, inner: Any) -> None:
+        if fault.after != "nothing":
+            writer.is_mute = fault.after == "the work"
+            inner.write(data)
+            await (writer.has_answer.wait() if writer.is_mute else _read(reader))
+        if fault.answer is None:
+            while await _read(reader):
+                pass
+        else:
+            writer.write(fault.answer)
+            if not fault.answer:
+                writer.transport.abort()
 
     async def _whole(self, reader: Any, data: bytes) -> bytes:
         """The request with its body where that is JSON; `bodies` keeps it."""
@@ -143,9 +165,11 @@ class FaultyLine:
 
     async def _back(self, reader: Any, writer: Any) -> None:
         while data := await _read(reader):
-            # In sockets too: the service tells of its sandboxes there, with their addresses.
-            writer.write(data.replace(b":%d/toolbox" % self._target, b":%d/toolbox" % self.port))
-            await writer.drain()
+            writer.has_answer.set()
+            if not writer.is_mute:
+                # In sockets too: the service tells of its sandboxes there, with their addresses.
+                writer.write(data.replace(b":%d/toolbox" % self._target, b":%d/toolbox" % self.port))
+                await writer.drain()
 
 
 def _json_length(head: bytes) -> int:
@@ -158,3 +182,8 @@ async def _read(reader: Any) -> bytes:
         return await reader.read(65536)
     except ConnectionError:
         return b""
+
+
+async def _quiet(way: Coroutine[Any, Any, None]) -> None:
+    with contextlib.suppress(ConnectionError):
+        await way

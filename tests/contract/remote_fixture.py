@@ -17,7 +17,7 @@ from fleet_rlm_jupyter.settings import DaytonaSettings, Settings
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def service() -> Iterator[Server]:
     data = Path(f"/tmp/fleet-data-{os.getpid()}")
     data.mkdir(mode=0o755)
     made = start(data, "auto")
@@ -27,11 +27,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture
-def line(server: Server) -> Iterator[FaultyLine]:
-    made = FaultyLine(server.url)
+def line(service: Server) -> Iterator[FaultyLine]:
+    made = FaultyLine(service.url)
     yield made
     made.close()
-    server.clear_faults()
+    service.clear_faults()
 
 
 @pytest.fixture

@@ -180,6 +180,23 @@ def test_a_shared_sandbox_has_the_files_and_not_the_variables() -> None:
         home.close()
 
 
+def test_a_child_that_leaves_nothing_starts_nothing_to_find_that_out(cloud, line: FaultyLine) -> None:
+    """Its parent waits for the end of each child: a Python that looks for files would be most of that."""
+    home = cloud(volume="none", warm=0)
+    parent = home.open(ROOT)
+    parent.start()
+    child = home.child(parent.sandbox_id, child_role())
+    child.execute("1")
+    before = line.count("POST .*/process/execute")
+    child.shutdown()
+    assert line.count("POST .*/process/execute") == before
+    writer = home.child(parent.sandbox_id, child_role())
+    writer.execute("import os\nos.mkdir('artifacts/deep')\nopen('artifacts/deep/file', 'w').write('x')")
+    name = writer.sandbox_id[:8]
+    writer.shutdown()
+    assert parent.execute(f"open('artifacts/child-{name}/deep/file').read()") == "x"
+
+
 # --- forks ------------------------------------------------------------------------------------------------------------
 
 
@@ -220,24 +237,24 @@ def test_a_fork_that_failed_for_the_moment_is_tried_again(cloud, line: FaultyLin
     assert line.count("POST /api/sandbox/.*/fork") == 2
 
 
-def test_a_fork_is_the_childs_and_only_its_own_work_comes_back(cloud, line: FaultyLine, server: Server) -> None:
+def test_a_fork_is_the_childs_and_only_its_own_work_comes_back(cloud, line: FaultyLine, service: Server) -> None:
     """The server cannot fork: its answer is written here, over a sandbox that has its parent's files already."""
     home = cloud(volume="none")
     parent = home.open(ROOT)
     parent.execute("open('artifacts/old', 'w').write('old')")
-    twin = daytona.Daytona(server.config()).create()
+    twin = daytona.Daytona(service.config()).create()
     twin.process.exec("mkdir -p artifacts; printf old > artifacts/old")
-    _, wire = server.call("GET", f"/api/sandbox/{twin.id}")
+    _, wire = service.call("GET", f"/api/sandbox/{twin.id}")
     line.faults.append(Fault("POST /api/sandbox/.*/fork", answer(line.seen_from_here(wire))))
     told: list[Any] = []
     child = home.child(parent.sandbox_id, child_role(), on_fact=told.append)
     child.execute("open('artifacts/new', 'w').write('new')")
     assert child.sandbox_id == twin.id
-    assert sorted(one["role"] for one in live_sandboxes(server)) == ["child", "session"]
+    assert sorted(one["role"] for one in live_sandboxes(service)) == ["child", "session"]
     child.shutdown()
     assert (facts(told)[0].origin, facts(told)[0].reason) == ("fork", "parent_alive")
     assert [fact.path.rsplit("/", 1)[1] for fact in told if isinstance(fact, ArtifactWritten)] == ["new"]
-    until(lambda: len(live_sandboxes(server)) == 1)
+    until(lambda: len(live_sandboxes(service)) == 1)
 
 
 def test_a_parent_that_is_gone_means_a_clean_child(local: DaytonaSandboxes) -> None:

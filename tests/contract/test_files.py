@@ -209,9 +209,9 @@ def test_one_small_sandbox_serves_every_request(remote_files: DaytonaSandboxes, 
     assert line.count("POST /api/sandbox$") == 1
 
 
-def test_a_browsing_sandbox_that_is_gone_is_made_anew(remote_files: DaytonaSandboxes, server: Any) -> None:
+def test_a_browsing_sandbox_that_is_gone_is_made_anew(remote_files: DaytonaSandboxes, service: Any) -> None:
     files = remote_files.files("s-again")
     files.write("memory/x", b"1")
-    for one in daytona.Daytona(server.config()).list():
+    for one in daytona.Daytona(service.config()).list():
         one.delete()
     assert files.read("memory/x") == b"1"

@@ -12,12 +12,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from contract.levels import sandboxes_at
 from dspy.primitives.code_interpreter import CodeExecutionError, CodeInterpreterError, FinalOutput
 
-from fleet_rlm_jupyter.domain.errors import FleetError, SandboxLost
+from fleet_rlm_jupyter.domain.errors import SandboxLost
 from fleet_rlm_jupyter.domain.ports import Role
-from fleet_rlm_jupyter.sandbox.daytona import DaytonaSandboxes
-from fleet_rlm_jupyter.settings import SandboxSettings, Settings
 
 ROLE = Role("s-1", "r-1", "rlm", 1)
 MEMORY_MB = 300
@@ -33,16 +32,8 @@ def level(request: pytest.FixtureRequest) -> str:
 
 
 def making(level: str, cell_seconds: float) -> Iterator[Make]:
-    sandbox = SandboxSettings(level=level, allow_unisolated=True, memory_mb=MEMORY_MB, cell_seconds=cell_seconds)
-    home = DaytonaSandboxes(Settings(sandbox=sandbox))
-    try:
-        assert home.isolation.level == level
-    except FleetError as err:
-        if "no sandbox can be had here" not in err.text:
-            raise  # a server that does not start is no missing level
-        pytest.skip(f"{level} is not offered here: {err}")
-    yield lambda: home.open(ROLE)
-    home.close()
+    with sandboxes_at(level, memory_mb=MEMORY_MB, cell_seconds=cell_seconds) as home:
+        yield lambda: home.open(ROLE)
 
 
 @pytest.fixture(scope="module")

@@ -16,13 +16,12 @@ from typing import Any
 import dspy
 import pandas
 import pytest
+from contract.levels import sandboxes_at
 from dspy.primitives.code_interpreter import CodeExecutionError, CodeInterpreter, CodeInterpreterError, FinalOutput
 from dspy.utils.callback import BaseCallback
 
-from fleet_rlm_jupyter.domain.errors import FleetError, SandboxLost
+from fleet_rlm_jupyter.domain.errors import SandboxLost
 from fleet_rlm_jupyter.domain.ports import EXECUTION_INSTRUCTIONS, Role
-from fleet_rlm_jupyter.sandbox.daytona import DaytonaSandboxes
-from fleet_rlm_jupyter.settings import SandboxSettings, Settings
 from fleet_rlm_jupyter.testing import ScriptedEngine, code
 
 ROLE = Role("s-1", "r-1", "rlm", 1)
@@ -31,33 +30,23 @@ SECONDS = 30
 Make = Callable[[], Any]
 
 
-def making(level: str, **given: Any) -> tuple[Make, Callable[[], None]]:
-    """(a maker of interpreters at `level`, what ends everything); skips where the level is not offered."""
+def making(level: str) -> Iterator[Make]:
     if level == "DSPy":
-        return dspy.LocalInterpreter, lambda: None
-    home = DaytonaSandboxes(Settings(sandbox=SandboxSettings(level=level, allow_unisolated=True, **given)))
-    try:
-        assert home.isolation.level == level
-    except FleetError as err:
-        if "no sandbox can be had here" not in err.text:
-            raise  # a server that does not start is no missing level
-        pytest.skip(f"{level} is not offered here: {err}")
-    return lambda: home.open(ROLE), home.close
+        yield dspy.LocalInterpreter
+        return
+    with sandboxes_at(level) as home:
+        yield lambda: home.open(ROLE)
 
 
 @pytest.fixture(scope="module", params=["L3", "L1", "DSPy"])
 def make(request: pytest.FixtureRequest) -> Iterator[Make]:
     """Interpreters of every kind: for what DSPy's own promises too."""
-    made, close = making(request.param)
-    yield made
-    close()
+    yield from making(request.param)
 
 
 @pytest.fixture(scope="module", params=["L3", "L1"])
 def make_ours(request: pytest.FixtureRequest) -> Iterator[Make]:
-    made, close = making(request.param)
-    yield made
-    close()
+    yield from making(request.param)
 
 
 @pytest.fixture
@@ -264,17 +253,14 @@ def test_a_process_that_is_killed_is_lost_and_that_is_said(repl):
 
 
 def test_too_much_memory_is_an_error_of_the_cell():
-    make_small, close = making("L3", memory_mb=256)
-    try:
-        repl = make_small()
+    with sandboxes_at("L3", memory_mb=256) as home:
+        repl = home.open(ROLE)
         with pytest.raises(CodeExecutionError, match="MemoryError"):
             repl.execute("x = bytearray(10**9)")
         assert repl.execute("1 + 1") == "2"
         with pytest.raises(CodeInterpreterError, match=r"(?s)inputs.*memory_mb") as caught:
             repl.execute("1", {"context": {str(n): "x" * 1000 for n in range(120_000)}})
         assert not isinstance(caught.value, CodeExecutionError)
-    finally:
-        close()
 
 
 def test_a_disk_that_is_full_is_an_error_of_the_cell(repl):

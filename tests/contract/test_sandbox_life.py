@@ -66,53 +66,53 @@ def test_a_refused_creation_is_crossed_out(opened, journal, line: FaultyLine) ->
     assert not journal.open
 
 
-def test_what_a_dead_process_left_is_swept_at_the_first_sandbox(opened, journal, server: Server) -> None:
+def test_what_a_dead_process_left_is_swept_at_the_first_sandbox(opened, journal, service: Server) -> None:
     dead = opened(journal)
     dead.open(ROLE).start()
     journal.die()
     other = opened(MemoryAllocations())
     other.open(Role("s-2", "r-2", "rlm", 1)).start()
-    assert len(live_sandboxes(server)) == 2
+    assert len(live_sandboxes(service)) == 2
     opened(journal).open(Role("s-3", "r-3", "rlm", 1)).start()
-    until(lambda: sorted(one["session"] for one in live_sandboxes(server)) == ["s-2", "s-3"])
+    until(lambda: sorted(one["session"] for one in live_sandboxes(service)) == ["s-2", "s-3"])
     until(lambda: len(journal.open) == 1)
 
 
-def test_a_sandbox_whose_answer_never_came_is_found_by_its_name(opened, journal, server: Server, line) -> None:
+def test_a_sandbox_whose_answer_never_came_is_found_by_its_name(opened, journal, service: Server, line) -> None:
     """As after a crash between the request and its answer: the journal has no id."""
     entry = journal.begin({"app": "fleet-rlm-jupyter", "role": "child"})
-    daytona.Daytona(server.config()).create(daytona.CreateSandboxFromSnapshotParams(name=f"fleet-{entry}"))
+    daytona.Daytona(service.config()).create(daytona.CreateSandboxFromSnapshotParams(name=f"fleet-{entry}"))
     journal.die()
     opened(journal).open(ROLE).start()
-    until(lambda: [one["session"] for one in live_sandboxes(server)] == ["s-1"])
+    until(lambda: [one["session"] for one in live_sandboxes(service)] == ["s-1"])
     assert line.count(f"GET /api/sandbox/fleet-{entry}") == 1
     assert entry in journal.open, "another may yet appear: it is looked for again"
 
 
-def test_a_sweep_touches_nothing_that_is_not_written_down(opened, journal, server: Server) -> None:
-    client = daytona.Daytona(server.config())
+def test_a_sweep_touches_nothing_that_is_not_written_down(opened, journal, service: Server) -> None:
+    client = daytona.Daytona(service.config())
     labels = {"app": "fleet-rlm-jupyter", "instance": "somebody-else", "session": "s-1", "role": "child"}
     stranger = client.create(daytona.CreateSandboxFromSnapshotParams(labels=labels))
     ours = opened(journal)
     ours.open(ROLE).start()
     ours.close()
-    assert [one["instance"] for one in live_sandboxes(server)] == ["somebody-else"]
+    assert [one["instance"] for one in live_sandboxes(service)] == ["somebody-else"]
     stranger.delete()
 
 
-def test_a_list_that_lags_behind_hides_nothing_and_resurrects_nothing(opened, line: FaultyLine, server) -> None:
+def test_a_list_that_lags_behind_hides_nothing_and_resurrects_nothing(opened, line: FaultyLine, service) -> None:
     """The service's index shows deleted sandboxes and misses new ones: names and ids decide."""
     sandboxes = opened()
     sandboxes.open(ROLE).start()
     line.faults.append(Fault(r"GET /api/sandbox\?", answer({"items": [], "nextCursor": None}), times=9))
     sandboxes.close()
-    assert live_sandboxes(server) == []
+    assert live_sandboxes(service) == []
 
 
-def test_a_creation_whose_answer_was_lost_is_adopted(opened, server: Server, line: FaultyLine) -> None:
+def test_a_creation_whose_answer_was_lost_is_adopted(opened, service: Server, line: FaultyLine) -> None:
     """The request arrives, the answer does not: one request in all, and the sandbox is used."""
     params: dict[str, str] = {}
-    make = daytona.Daytona(server.config()).create
+    make = daytona.Daytona(service.config()).create
 
     def arrive(request: str) -> None:
         if request == "POST /api/sandbox":
@@ -128,16 +128,16 @@ def test_a_creation_whose_answer_was_lost_is_adopted(opened, server: Server, lin
     assert line.count("POST /api/sandbox$") == 1
 
 
-def test_a_sweep_looks_again_for_what_may_have_been_made(opened, server: Server, line: FaultyLine) -> None:
+def test_a_sweep_looks_again_for_what_may_have_been_made(opened, service: Server, line: FaultyLine) -> None:
     journal = MemoryAllocations()
     sandboxes = opened(journal)
     line.faults.append(Fault("POST /api/sandbox$", refusal(500)))
     with pytest.raises(SandboxUnavailable):
         sandboxes.open(ROLE).start()
     (entry,) = journal.open
-    daytona.Daytona(server.config()).create(daytona.CreateSandboxFromSnapshotParams(name=f"fleet-{entry}"))
+    daytona.Daytona(service.config()).create(daytona.CreateSandboxFromSnapshotParams(name=f"fleet-{entry}"))
     sandboxes._creation.sweep()
-    until(lambda: live_sandboxes(server) == [])
+    until(lambda: live_sandboxes(service) == [])
 
 
 # --- settings ---------------------------------------------------------------------------------------------------------
@@ -184,12 +184,12 @@ def test_packages_are_installed_and_the_network_is_closed_behind_them(opened, li
     assert bodies[-1]["networkBlockAll"] is True
 
 
-def test_packages_that_cannot_be_installed_end_the_sandbox_and_are_told(opened, line: FaultyLine, server) -> None:
+def test_packages_that_cannot_be_installed_end_the_sandbox_and_are_told(opened, line: FaultyLine, service) -> None:
     line.faults.append(Fault("POST .*/process/execute", answer({"exitCode": 1, "result": "No matching distribution"})))
     with pytest.raises(SandboxUnavailable, match="No matching distribution") as caught:
         opened(packages=("no-such-package",)).open(ROLE).start()
     assert "sandbox.packages" in caught.value.hint
-    until(lambda: live_sandboxes(server) == [])
+    until(lambda: live_sandboxes(service) == [])
 
 
 @pytest.mark.parametrize(
@@ -264,7 +264,7 @@ def test_a_snapshot_that_is_large_enough_is_used(opened, line: FaultyLine) -> No
     assert "cpu" not in body
 
 
-def test_a_timed_out_creation_is_looked_for_by_its_name(opened, line: FaultyLine, server, monkeypatch) -> None:
+def test_a_timed_out_creation_is_looked_for_by_its_name(opened, line: FaultyLine, service, monkeypatch) -> None:
     monkeypatch.setattr(creation, "CREATE_SECONDS", 1)
     monkeypatch.setattr(creation, "CALL_SECONDS", 5)
     line.faults.append(Fault("POST /api/sandbox$", None))

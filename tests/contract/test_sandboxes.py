@@ -356,34 +356,34 @@ def test_a_proxy_in_the_environment_does_not_stand_between(monkeypatch: pytest.M
 # --- faults of the service ------------------------------------------------------------------------------------------
 
 
-def test_labels_say_whose_a_sandbox_is_and_closing_deletes_it(remote: DaytonaSandboxes, server: Server) -> None:
+def test_labels_say_whose_a_sandbox_is_and_closing_deletes_it(remote: DaytonaSandboxes, service: Server) -> None:
     interpreter = remote.open(ROLE)
     interpreter.start()
-    (labels,) = live_sandboxes(server)
+    (labels,) = live_sandboxes(service)
     del labels["instance"], labels["code-toolbox-language"]
     assert labels == {"app": APP, "session": "s-1", "run": "r-1", "role": "rlm", "depth": "1"}
     remote.close()
-    assert live_sandboxes(server) == []
+    assert live_sandboxes(service) == []
 
 
-def test_shutdown_deletes_the_sandbox_in_the_background(remote: DaytonaSandboxes, server: Server) -> None:
+def test_shutdown_deletes_the_sandbox_in_the_background(remote: DaytonaSandboxes, service: Server) -> None:
     interpreter = remote.open(ROLE)
     interpreter.start()
     interpreter.shutdown()
-    until(lambda: live_sandboxes(server) == [])
+    until(lambda: live_sandboxes(service) == [])
 
 
 def test_a_sandbox_whose_deletion_failed_is_swept_at_the_end(
-    remote: DaytonaSandboxes, server: Server, line: FaultyLine
+    remote: DaytonaSandboxes, service: Server, line: FaultyLine
 ) -> None:
     interpreter = remote.open(ROLE)
     interpreter.start()
     line.faults.append(Fault("DELETE /api/sandbox/", refusal(409), times=1))
     interpreter.shutdown()
     until(lambda: line.faults[0].times == 0)
-    assert len(live_sandboxes(server)) == 1
+    assert len(live_sandboxes(service)) == 1
     remote.close()
-    assert live_sandboxes(server) == []
+    assert live_sandboxes(service) == []
 
 
 def test_too_many_requests_are_waited_out_as_the_service_asks(remote: DaytonaSandboxes, line: FaultyLine) -> None:
@@ -433,12 +433,12 @@ def test_what_may_run_twice_is_repeated(fault: bytes, remote: DaytonaSandboxes, 
 
 
 def test_a_creation_that_takes_too_long_is_undone(
-    remote: DaytonaSandboxes, line: FaultyLine, server: Server, monkeypatch: pytest.MonkeyPatch
+    remote: DaytonaSandboxes, line: FaultyLine, service: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(creation, "CREATE_SECONDS", 1)
     body = json.dumps(
         {
-            **_any_sandbox(server),
+            **_any_sandbox(service),
             "state": "creating",
         }
     ).encode()
@@ -450,16 +450,16 @@ def test_a_creation_that_takes_too_long_is_undone(
         remote.open(ROLE).start()
     assert line.count(f"DELETE /api/sandbox/{identifier}") >= 1
     line.faults.clear()
-    until(lambda: live_sandboxes(server) == [])
+    until(lambda: live_sandboxes(service) == [])
 
 
-def _any_sandbox(server: Server) -> dict[str, Any]:
+def _any_sandbox(service: Server) -> dict[str, Any]:
     """The wire form of a sandbox that exists."""
     import urllib.request
 
-    client = daytona.Daytona(server.config())
+    client = daytona.Daytona(service.config())
     made = client.create()
-    request = urllib.request.Request(f"{server.url}/sandbox/{made.id}", headers={"Authorization": f"Bearer {KEY}"})
+    request = urllib.request.Request(f"{service.url}/sandbox/{made.id}", headers={"Authorization": f"Bearer {KEY}"})
     with urllib.request.urlopen(request, timeout=10) as answer:
         return json.load(answer)
 
@@ -488,8 +488,8 @@ def test_a_refusal_is_told_with_the_next_step(
     assert hint in caught.value.hint
 
 
-def test_a_wrong_key_is_told(server: Server) -> None:
-    sandboxes = DaytonaSandboxes(Settings(daytona=DaytonaSettings(api_key="wrong-key-000", api_url=server.url)))
+def test_a_wrong_key_is_told(service: Server) -> None:
+    sandboxes = DaytonaSandboxes(Settings(daytona=DaytonaSettings(api_key="wrong-key-000", api_url=service.url)))
     with pytest.raises(BadSettings, match="refused the key"):
         sandboxes.open(ROLE).start()
     sandboxes.close()
@@ -504,12 +504,12 @@ def test_an_address_where_nobody_answers_is_told() -> None:
 
 
 def test_a_terminal_that_cannot_be_had_leaves_no_sandbox(
-    remote: DaytonaSandboxes, line: FaultyLine, server: Server
+    remote: DaytonaSandboxes, line: FaultyLine, service: Server
 ) -> None:
     line.faults.append(Fault("GET .*/process/pty/", refusal(500), times=9))
     with pytest.raises(SandboxUnavailable):
         remote.open(ROLE).start()
-    until(lambda: live_sandboxes(server) == [])
+    until(lambda: live_sandboxes(service) == [])
 
 
 def test_a_broken_line_loses_nothing_and_repeats_no_callback(remote: DaytonaSandboxes, line: FaultyLine) -> None:

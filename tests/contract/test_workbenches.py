@@ -95,6 +95,20 @@ def test_files_become_a_context(bench, tmp_path):
     assert ask(bench, paths=[tmp_path / "one.txt"]).result(60).answer == "4"
 
 
+def test_files_are_staged_and_travel_by_content(bench, worker, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "one.bin").write_bytes(b"\0one")
+    (tmp_path / "data" / "empty").write_bytes(b"")
+    run = bench.ask(Question("q", context_paths=["data"]))
+    assert run.result(60).status == "done"
+    staging = worker.bench.sandboxes().opened[-1].staging
+    found = {file.path: staging.places[file.sha256].read_bytes() for file in staging.manifest.files}
+    assert found == {"01-data/empty": b"", "01-data/one.bin": b"\0one"}
+    with pytest.raises(BadPath, match="none of the folders"):
+        bench.ask(Question("q", context_paths=["/etc/hostname"]))
+
+
 def test_a_run_is_followed_from_any_event_and_read_again(bench):
     run = ask(bench)
     events = list(bench.follow(run.run_id))

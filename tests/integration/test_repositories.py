@@ -176,6 +176,13 @@ def test_branches_with_slashes_tags_and_commit_ids_are_refs(tmp_path, upstream, 
     assert (found.commit, found.name) == (commit, "tool")
 
 
+def test_a_repository_called_context_has_another_folder_than_staged_files(tmp_path):
+    other = Upstream(tmp_path / "code" / "context")
+    other.commit({"a.txt": "one"})
+    found = Repositories(tmp_path / "kept").tree(other.url, "", settings_for(tmp_path))
+    assert found.path == "workspace/context-repository"
+
+
 def test_a_branch_that_moved_is_asked_for_anew(tmp_path, upstream):
     repositories, settings = Repositories(tmp_path / "kept"), settings_for(tmp_path)
     first = repositories.tree(upstream.url, "main", settings)

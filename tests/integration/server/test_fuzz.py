@@ -29,6 +29,8 @@ FIELDS = [
     "text",
     "session_id",
     "paths",
+    "context_paths",
+    "staged",
     "context",
     "limits",
     "key",

@@ -61,6 +61,28 @@ def test_a_session_is_made_listed_renamed_archived_restored_and_deleted(worker, 
     assert worker.ask("GET", f"/sessions/{session}").status_code == 404
 
 
+def test_files_under_the_servers_root_are_staged(worker, session, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "one.txt").write_text("one")
+    (tmp_path / "data" / "out").symlink_to("/etc/hostname")
+    body = {"question": "q", "session_id": session, "context_paths": ["data"], "key": "staged"}
+    accepted = worker.ask("POST", "/runs", json=body).json()
+    connection = worker.socket()
+    connection.reply(op="follow", run_id=accepted["run_id"])
+    connection.follow_to_the_end(accepted["run_id"])
+    connection.close()
+    manifest = worker.bench.sandboxes().opened[-1].staging.manifest
+    assert [(file.path, file.source) for file in manifest.files] == [("01-data/one.txt", "data/one.txt")]
+    assert list(manifest.left_out) == ["data/out"]
+    assert worker.ask("POST", "/runs", json=body).json() == accepted
+    other = worker.ask("POST", "/runs", json={**body, "context_paths": ["data/one.txt"]})
+    assert other.json()["code"] == "key_reused"
+    twice = {"question": "q", "context_paths": ["data"], "staged": hashlib.sha256(b"").hexdigest()}
+    worker.ask("PUT", f"/contexts/{twice['staged']}", data=b"")
+    assert "no manifest of staged files" in worker.ask("POST", "/runs", json=twice).text
+
+
 def test_sessions_come_in_pages(worker):
     made = [worker.ask("POST", "/sessions", "pat", json={"title": str(number)}).json() for number in range(5)]
     found, cursor = [], None

@@ -168,10 +168,14 @@ BAD = {
     "too_large": [json.dumps({"op": "ask", "question": "x" * 1_100_000})],
     "no_such_session": ['{"op": "ask", "question": "q", "session_id": "s-0"}'],
     "no_such_run": ['{"op": "follow", "run_id": "r-0"}', '{"op": "cancel", "run_id": "r-0"}'],
-    "bad_request": ['{"op": "ask", "question": "   "}'],
+    "bad_request": [
+        '{"op": "ask", "question": "   "}', '{"op": "ask", "question": "q", "staged": "../x"}',
+        '{"op": "ask", "question": "q", "staged": "%s"}' % ("0" * 64),
+    ],
     "bad_path": [
         '{"op": "ask", "question": "q", "paths": ["/etc/passwd"]}', '{"op": "ask", "question": "q", "paths": [".."]}',
         '{"op": "ask", "question": "q", "paths": ["\\u0000"]}', '{"op": "ask", "question": "q", "paths": ["nowhere"]}',
+        '{"op": "ask", "question": "q", "context_paths": ["/etc/passwd"]}',
     ],
 }  # fmt: skip
 

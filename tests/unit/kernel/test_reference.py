@@ -90,6 +90,11 @@ def test_a_line_names_a_repository():
     assert (given.repo, given.ref) == ("https://x.org/y", "a/b")
 
 
+def test_a_line_names_files_to_stage():
+    given = parse("--stage data --stage 'my report.csv' --var x")
+    assert (given.staged, given.variables) == (["data", "my report.csv"], ["x"])
+
+
 @pytest.mark.parametrize(
     ("line", "says"),
     [("--moed x", "--mode"), ("--mode x", "choose from"), ("'open", "quotation"), ("word", "cell"),
