@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import http.server
 import json
-from pathlib import Path
+import os
+import socket
+import subprocess
+import threading
 
 import nbformat
 import papermill
@@ -12,10 +16,10 @@ from integration.jupyter_servers import APPS, JupyterServer, text_of
 from nbclient import NotebookClient
 
 WHERE = """
-from fleet_rlm_jupyter.kernel.connect import find_server
+from fleet_rlm_jupyter.kernel.placement import choose
 from fleet_rlm_jupyter.settings import load
-found = find_server(load().settings)
-print("server:", found.server and (found.server.url, found.server.source), found.reason)
+placed = choose("auto", load().settings)
+print("asks:", placed.line, placed.server and f"({placed.server.source})" or "")
 """
 RECIPES = {"FLEET_MODEL": "offline/recipes"}
 
@@ -26,9 +30,10 @@ def served(tmp_path_factory):
         yield server
 
 
-def where_in(kernel) -> str:
-    """What a kernel finds."""
-    return text_of(kernel.run(WHERE))
+def asks(text: str) -> str:
+    """Where a question of this kernel runs."""
+    assert text.startswith("asks: "), text
+    return text.removeprefix("asks:").strip()
 
 
 def test_a_kernel_of_the_server_alone_finds_it(served):
@@ -39,36 +44,67 @@ def test_a_kernel_of_the_server_alone_finds_it(served):
 
 
 @pytest.mark.parametrize("app", [app for app in APPS if app != "jupyter server"])
-def test_a_kernel_of_each_other_application_finds_it(tmp_path, app):
+def test_a_kernel_of_each_other_application_asks_there(tmp_path, app):
     with JupyterServer(app, tmp_path, RECIPES) as server, server.kernel() as kernel:
-        assert server.url in where_in(kernel)
+        assert asks(text_of(kernel.run(WHERE))).startswith(f"on the server at {server.url} (jpserver-")
 
 
-def test_a_server_without_the_extension_and_one_that_is_dead_are_said(tmp_path):
+def test_a_server_without_the_extension_leaves_the_kernel_to_do_it_and_says_so(tmp_path):
     with JupyterServer("jupyter server", tmp_path, RECIPES, has_fleet=False) as server:
         with server.kernel() as kernel:
-            assert "no fleet extension" in where_in(kernel)
-    info = json.dumps({"url": server.url, "token": "t", "hostname": "127.0.0.1", "port": 1, "sock": ""})
-    assert "stale" in in_a_notebook(tmp_path, info, server.process.pid)
+            said = asks(text_of(kernel.run(WHERE)))
+    assert said.startswith("in this kernel: ")
+    assert "no fleet extension" in said
 
 
-def in_a_notebook(tmp_path: Path, info: str, pid: int) -> str:
-    """What `%fleet status` says in a kernel whose parent left this runtime file."""
-    place = tmp_path / "runtime-of-another"
-    place.mkdir(parents=True)
-    (place / f"jpserver-{pid}.json").write_text(info)
-    environ = f"import os\nos.environ.update(JPY_PARENT_PID={str(pid)!r}, JUPYTER_RUNTIME_DIR={str(place)!r})"
-    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in (environ, WHERE)])
+class OlderServer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b'{"version": "0.0.1", "api": 0}')
+
+
+def test_a_server_that_is_dead_or_older_leaves_the_kernel_to_do_it_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("FLEET_MODEL", "offline/recipes")
+    older = http.server.ThreadingHTTPServer(("127.0.0.1", 0), OlderServer)
+    threading.Thread(target=older.serve_forever, daemon=True).start()
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        closed = door.getsockname()[1]
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    says = {}
+    for pid, port, words in (
+        (ended.pid, closed, "stale"),
+        (os.getpid(), closed, "does not answer"),
+        (os.getpid(), older.server_port, "speaks an older API: 0"),
+    ):
+        place = tmp_path / str(len(says))
+        place.mkdir()
+        info = {"url": f"http://127.0.0.1:{port}/", "token": "t", "hostname": "127.0.0.1", "port": port, "sock": ""}
+        (place / f"jpserver-{pid}.json").write_text(json.dumps(info))
+        environ = f"import os\nos.environ.update(JPY_PARENT_PID='{pid}', JUPYTER_RUNTIME_DIR={str(place)!r})\n"
+        says[environ + WHERE] = words
+    for text, words in zip(in_a_notebook(list(says)), says.values(), strict=True):
+        assert asks(text).startswith("in this kernel: ")
+        assert words in asks(text)
+    older.shutdown()
+    older.server_close()
+
+
+def in_a_notebook(cells: list[str]) -> list[str]:
+    """What each cell prints, in a kernel that no server started."""
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     NotebookClient(book, timeout=60, kernel_name="python3").execute()
-    return book.cells[-1].outputs[0].text
+    return ["".join(output.get("text", "") for output in cell.outputs) for cell in book.cells]
 
 
-def test_an_explicit_url_wins_and_needs_its_token(served, tmp_path, monkeypatch):
+def test_an_explicit_url_wins_and_needs_its_token(served, monkeypatch):
     monkeypatch.setenv("FLEET_MODEL", "offline/recipes")
     monkeypatch.setenv("FLEET_SERVER_URL", served.url)
-    assert "FLEET_SERVER_TOKEN" in in_a_notebook(tmp_path / "a", "{", 1)
-    monkeypatch.setenv("FLEET_SERVER_TOKEN", served.token)
-    assert f"('{served.url}', 'FLEET_SERVER_URL')" in in_a_notebook(tmp_path / "b", "{", 1)
+    token = f"import os; os.environ['FLEET_SERVER_TOKEN'] = {served.token!r}"
+    without, _, with_it = in_a_notebook([WHERE, token, WHERE])
+    assert "FLEET_SERVER_TOKEN" in asks(without)
+    assert asks(with_it) == f"on the server at {served.url} (FLEET_SERVER_URL)"
 
 
 def test_a_server_is_named_in_the_notebook_and_forgotten_again(served, tmp_path):
@@ -96,4 +132,4 @@ def test_a_notebook_that_no_server_runs_finds_none_and_says_nothing_of_it(tmp_pa
         book = nbformat.read(tmp_path / "out.ipynb", 4)
     else:
         NotebookClient(book, timeout=60, kernel_name="python3").execute()
-    assert book.cells[0].outputs[0].text.split() == ["server:", "None"]
+    assert asks(book.cells[0].outputs[0].text) == "in this kernel"
