@@ -9,7 +9,7 @@ import shlex
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from fleet_rlm_jupyter.domain.errors import FleetError, SandboxLost, SandboxUnavailable
@@ -56,29 +56,11 @@ class Creation:
         if not self._is_checked:
             preflight(self._client, settings)
             self._is_checked = True
-        # Nothing to write down for the local server: it and all its sandboxes end with this process.
-        journal = self._allocations if self._client.is_remote else None
-        entry = journal.begin(spec.labels) if journal else f"a-{secrets.token_hex(10)}"
-        name = f"fleet-{entry}"
-        with self._lock:
-            self._making.add(name)
-        try:
-            params = params_of(spec, name, settings, self._client.is_remote)
-            sandbox = self._client.call(self._create(client, params), CREATE_SECONDS + CALL_SECONDS)
-            with self._lock:
-                self._entries[sandbox.id] = entry
-        except FleetError as err:
-            if has_begun(err.__cause__):
-                with self._lock:
-                    self._unsure.add(name)
-            elif journal:
-                journal.ended(entry)
-            raise
-        finally:
-            with self._lock:
-                self._making.discard(name)
-        if journal:
-            journal.made(entry, sandbox.id)
+
+        def made(name: str) -> Coroutine[Any, Any, Any]:
+            return self._create(client, params_of(spec, name, settings, self._client.is_remote))
+
+        sandbox = self._written_down(spec.labels, made, CREATE_SECONDS + CALL_SECONDS)
         try:
             self._set_up(sandbox)
         except BaseException:
@@ -88,23 +70,7 @@ class Creation:
 
     def fork(self, parent: Any, labels: dict[str, str]) -> Any:
         """An ephemeral copy of a running sandbox; most kinds refuse. Raises SandboxError."""
-        journal = self._allocations if self._client.is_remote else None
-        entry = journal.begin(labels) if journal else f"a-{secrets.token_hex(10)}"
-        name = f"fleet-{entry}"
-        try:
-            sandbox = self._client.call(self._forked(parent, name, labels), CREATE_SECONDS)
-        except FleetError as err:
-            if has_begun(err.__cause__):
-                with self._lock:
-                    self._unsure.add(name)
-            elif journal:
-                journal.ended(entry)
-            raise
-        with self._lock:
-            self._entries[sandbox.id] = entry
-        if journal:
-            journal.made(entry, sandbox.id)
-        return sandbox
+        return self._written_down(labels, lambda name: self._forked(parent, name, labels), CREATE_SECONDS)
 
     def delete(self, sandbox: Any) -> None:
         """Delete in the background: nobody waits for that."""
@@ -181,6 +147,34 @@ class Creation:
         with contextlib.suppress(sdk().DaytonaError, OSError):
             async for sandbox in client.list(query):
                 await self._delete(sandbox)
+
+    def _written_down(
+        self, labels: dict[str, str], make: Callable[[str], Coroutine[Any, Any, Any]], seconds: float
+    ) -> Any:
+        """The sandbox that `make` asks for by the name it is given; journalled before, and crossed out if refused."""
+        # Nothing to write down for the local server: it and all its sandboxes end with this process.
+        journal = self._allocations if self._client.is_remote else None
+        entry = journal.begin(labels) if journal else f"a-{secrets.token_hex(10)}"
+        name = f"fleet-{entry}"
+        with self._lock:
+            self._making.add(name)
+        try:
+            sandbox = self._client.call(make(name), seconds)
+            with self._lock:
+                self._entries[sandbox.id] = entry
+        except FleetError as err:
+            if has_begun(err.__cause__):
+                with self._lock:
+                    self._unsure.add(name)
+            elif journal:
+                journal.ended(entry)
+            raise
+        finally:
+            with self._lock:
+                self._making.discard(name)
+        if journal:
+            journal.made(entry, sandbox.id)
+        return sandbox
 
     async def _create(self, client: Any, params: Any) -> Any:
         known = sdk()

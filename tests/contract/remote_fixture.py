@@ -7,13 +7,15 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from contract.faulty_line import FaultyLine
 from contract.localdaytona_server import KEY, Server, start
 
 from fleet_rlm_jupyter.sandbox.daytona import DaytonaSandboxes
-from fleet_rlm_jupyter.settings import DaytonaSettings, Settings
+from fleet_rlm_jupyter.settings import DaytonaSettings, SandboxSettings, Settings
+from fleet_rlm_jupyter.testing import MemoryAllocations
 
 
 @pytest.fixture(scope="module")
@@ -43,3 +45,19 @@ def remote(line: FaultyLine) -> Iterator[DaytonaSandboxes]:
     line.faults.clear()
     made.close()
     atexit.unregister(made.close)
+
+
+@pytest.fixture
+def opened(line: FaultyLine):
+    """Makes sandboxes as at Daytona, each as another process would have them, with a journal and settings."""
+    made: list[DaytonaSandboxes] = []
+
+    def make(journal: MemoryAllocations | None = None, **settings: Any) -> DaytonaSandboxes:
+        cloud = DaytonaSettings(api_key=KEY, api_url=line.url)
+        made.append(DaytonaSandboxes(Settings(daytona=cloud, sandbox=SandboxSettings(**settings)), journal))
+        return made[-1]
+
+    yield make
+    line.faults.clear()
+    for one in made:
+        one.close()

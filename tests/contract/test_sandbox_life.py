@@ -8,13 +8,13 @@ from typing import Any
 import daytona
 import pytest
 from contract.faulty_line import Fault, FaultyLine, answer, refusal
-from contract.localdaytona_server import KEY, Server, live_sandboxes, until
+from contract.localdaytona_server import Server, live_sandboxes, until
 
 from fleet_rlm_jupyter.domain.errors import BadSettings, SandboxUnavailable
 from fleet_rlm_jupyter.domain.ports import Role
 from fleet_rlm_jupyter.sandbox import creation
 from fleet_rlm_jupyter.sandbox.daytona import DaytonaSandboxes
-from fleet_rlm_jupyter.settings import DaytonaSettings, SandboxSettings, Settings
+from fleet_rlm_jupyter.settings import SandboxSettings, Settings
 from fleet_rlm_jupyter.testing import MemoryAllocations
 
 pytest_plugins = ["contract.remote_fixture"]
@@ -25,22 +25,6 @@ ROLE = Role("s-1", "r-1", "rlm", 1)
 @pytest.fixture
 def journal() -> MemoryAllocations:
     return MemoryAllocations()
-
-
-@pytest.fixture
-def opened(line: FaultyLine):
-    """Makes sandboxes as at Daytona, with a journal and settings; all are closed afterwards."""
-    made: list[DaytonaSandboxes] = []
-
-    def make(journal: MemoryAllocations | None = None, **settings: Any) -> DaytonaSandboxes:
-        cloud = DaytonaSettings(api_key=KEY, api_url=line.url)
-        made.append(DaytonaSandboxes(Settings(daytona=cloud, sandbox=SandboxSettings(**settings)), journal))
-        return made[-1]
-
-    yield make
-    line.faults.clear()
-    for one in made:
-        one.close()
 
 
 # --- the journal ----------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import Any
 import daytona
 import pytest
 from contract.faulty_line import Fault, FaultyLine, refusal
-from contract.localdaytona_server import KEY, SECONDS, Server, live_sandboxes, until
+from contract.localdaytona_server import SECONDS, Server, live_sandboxes, until
 from dspy.primitives.code_interpreter import CodeInterpreterError
 
 from fleet_rlm_jupyter.domain.errors import SandboxUnavailable
@@ -18,7 +18,7 @@ from fleet_rlm_jupyter.domain.events import SandboxChanged
 from fleet_rlm_jupyter.domain.ports import Role
 from fleet_rlm_jupyter.sandbox import machine, retries, volumes
 from fleet_rlm_jupyter.sandbox.daytona import DaytonaSandboxes
-from fleet_rlm_jupyter.settings import DaytonaSettings, SandboxSettings, Settings
+from fleet_rlm_jupyter.settings import SandboxSettings, Settings
 from fleet_rlm_jupyter.testing import MemoryAllocations
 
 pytest_plugins = ["contract.remote_fixture"]
@@ -50,22 +50,6 @@ def local() -> Iterator[DaytonaSandboxes]:
     made = DaytonaSandboxes(Settings(sandbox=SandboxSettings(allow_unisolated=True)))
     yield made
     made.close()
-
-
-@pytest.fixture
-def again(line: FaultyLine):
-    """Makes sandboxes as at Daytona, each as another process would have them."""
-    made: list[DaytonaSandboxes] = []
-
-    def make(journal: MemoryAllocations | None = None, **settings: Any) -> DaytonaSandboxes:
-        cloud = DaytonaSettings(api_key=KEY, api_url=line.url)
-        made.append(DaytonaSandboxes(Settings(daytona=cloud, sandbox=SandboxSettings(**settings)), journal))
-        return made[-1]
-
-    yield make
-    line.faults.clear()
-    for one in made:
-        one.close()
 
 
 # --- over turns -------------------------------------------------------------------------------------------------------
@@ -136,16 +120,16 @@ def test_a_second_run_at_the_same_time_has_the_same_volume_and_is_told(local: Da
     assert told[0].sandbox_id != first.sandbox_id
 
 
-def test_nobody_is_connected_to_an_idle_sandbox(again, service: Server, line: FaultyLine) -> None:
+def test_nobody_is_connected_to_an_idle_sandbox(opened, service: Server, line: FaultyLine) -> None:
     """An open terminal counts as use, at a price, and would keep it from stopping."""
-    home = again()
+    home = opened()
     run_cell(home, turn(), "1")
     ((sandbox),) = daytona.Daytona(service.config()).list()
     until(lambda: not sandbox.process.list_pty_sessions())
 
 
-def test_a_stopped_sandbox_is_resumed_with_its_files(again, service: Server) -> None:
-    home = again()
+def test_a_stopped_sandbox_is_resumed_with_its_files(opened, service: Server) -> None:
+    home = opened()
     run_cell(home, turn(), "open('note', 'w').write('here')")
     (sandbox,) = daytona.Daytona(service.config()).list()
     sandbox.stop(SECONDS)
@@ -156,16 +140,16 @@ def test_a_stopped_sandbox_is_resumed_with_its_files(again, service: Server) -> 
     assert not told[0].is_degraded
 
 
-def test_an_archived_sandbox_is_waited_for(again, service: Server) -> None:
-    home = again()
+def test_an_archived_sandbox_is_waited_for(opened, service: Server) -> None:
+    home = opened()
     run_cell(home, turn(), "open('note', 'w').write('here')")
     service.fault("archived_sandbox", seconds=0.3)
     said, told = run_cell(home, turn(run="r-2"), "open('note').read()")
     assert (said, told.states[0], told[0].reason) == ("here", "resumed", "it was archived")
 
 
-def test_a_deleted_sandbox_is_made_anew_and_what_is_lost_is_said(again, service: Server) -> None:
-    home = again()
+def test_a_deleted_sandbox_is_made_anew_and_what_is_lost_is_said(opened, service: Server) -> None:
+    home = opened()
     run_cell(home, turn(), "open('note', 'w').write('x')\nopen('memory/note', 'w').write('still here')")
     (sandbox,) = daytona.Daytona(service.config()).list()
     sandbox.delete(SECONDS)
@@ -176,9 +160,9 @@ def test_a_deleted_sandbox_is_made_anew_and_what_is_lost_is_said(again, service:
     assert "gone" in told[0].reason
 
 
-def test_a_sandbox_that_was_killed_in_mid_cell_is_told_and_made_anew(again, service: Server, monkeypatch) -> None:
+def test_a_sandbox_that_was_killed_in_mid_cell_is_told_and_made_anew(opened, service: Server, monkeypatch) -> None:
     monkeypatch.setattr(machine, "_RECONNECT_AFTER", (0.0, 0.1, 0.3))
-    home = again()
+    home = opened()
     told = Told()
     interpreter = home.open(turn(), on_fact=told.append)
     interpreter.tools["kill"] = lambda: service.fault("killed_sandbox")
@@ -190,27 +174,27 @@ def test_a_sandbox_that_was_killed_in_mid_cell_is_told_and_made_anew(again, serv
     assert after.states[0] in ("recreated", "resumed")
 
 
-def test_the_sandbox_of_a_process_that_died_is_taken_over(again, service: Server) -> None:
+def test_the_sandbox_of_a_process_that_died_is_taken_over(opened, service: Server) -> None:
     journal = MemoryAllocations()
-    dead = again(journal)
+    dead = opened(journal)
     run_cell(dead, turn(), "open('note', 'w').write('here')")
     journal.die()
-    said, told = run_cell(again(journal), turn(run="r-2"), "open('note').read()")
+    said, told = run_cell(opened(journal), turn(run="r-2"), "open('note').read()")
     assert (said, told.states) == ("here", ["reused", "detached"])
     assert len(journal.open) == 1
     assert not journal.left()
     assert len(live_sandboxes(service)) == 1
 
 
-def test_the_labels_of_a_kept_sandbox_follow_its_user(again, service: Server) -> None:
-    home = again()
+def test_the_labels_of_a_kept_sandbox_follow_its_user(opened, service: Server) -> None:
+    home = opened()
     for run in range(1, 5):
         run_cell(home, turn(run=f"r-{run}"), "1")
     until(lambda: [(one["role"], one["run"]) for one in live_sandboxes(service)] == [("session", "r-4")])
 
 
-def test_a_kept_sandbox_stops_by_itself_and_is_not_ephemeral(again, service: Server) -> None:
-    home = again(auto_stop_minutes=7)
+def test_a_kept_sandbox_stops_by_itself_and_is_not_ephemeral(opened, service: Server) -> None:
+    home = opened(auto_stop_minutes=7)
     run_cell(home, turn(), "1")
     (sandbox,) = daytona.Daytona(service.config()).list()
     assert (sandbox.auto_stop_interval, sandbox.auto_delete_interval) == (7, 24 * 60)
@@ -232,30 +216,30 @@ def test_a_lost_local_server_is_started_again_for_the_next_turn() -> None:
 # --- volumes ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_pending_volume_is_waited_for(again, service: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pending_volume_is_waited_for(opened, service: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(volumes, "_PAUSES", (0.05, 0.1))
     service.fault("pending_volume", seconds=0.5, times=1)
     begun = time.monotonic()
-    _, told = run_cell(again(volume="slow-one"), turn(), "open('memory/a', 'w').write('b')")
+    _, told = run_cell(opened(volume="slow-one"), turn(), "open('memory/a', 'w').write('b')")
     assert time.monotonic() - begun > 0.4
     assert told[0].volume == "slow-one"
 
 
 def test_a_volume_that_never_gets_ready_costs_the_volume_and_not_the_answer(
-    again, service: Server, monkeypatch: pytest.MonkeyPatch
+    opened, service: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(volumes, "_PAUSES", (0.05,))
     monkeypatch.setattr(volumes, "READY_SECONDS", 0.3)
     service.fault("pending_volume", seconds=60, times=1)
-    said, told = run_cell(again(volume="never"), turn(), "open('memory/a', 'w').write('b')\n1 + 1")
+    said, told = run_cell(opened(volume="never"), turn(), "open('memory/a', 'w').write('b')\n1 + 1")
     assert said == "2"
     assert told[0].is_degraded
     assert "not ready" in told[0].reason
     assert told[0].volume == ""
 
 
-def test_two_first_turns_make_one_volume(again, service: Server, line: FaultyLine) -> None:
-    home = again(volume="shared")
+def test_two_first_turns_make_one_volume(opened, service: Server, line: FaultyLine) -> None:
+    home = opened(volume="shared")
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda n: run_cell(home, turn(f"s-{n}"), "1"), range(2)))
     assert line.count("POST /api/volumes$") == 1
@@ -263,27 +247,27 @@ def test_two_first_turns_make_one_volume(again, service: Server, line: FaultyLin
     assert names.count("shared") == 1
 
 
-def test_a_volume_that_somebody_else_made_first_is_used(again, service: Server, line: FaultyLine) -> None:
+def test_a_volume_that_somebody_else_made_first_is_used(opened, service: Server, line: FaultyLine) -> None:
     def quicker(request: str) -> None:
         if request == "POST /api/volumes":
             daytona.Daytona(service.config()).volume.create("raced")
 
     line.on_request = quicker
-    _, told = run_cell(again(volume="raced"), turn(), "1")
+    _, told = run_cell(opened(volume="raced"), turn(), "1")
     assert told[0].volume == "raced"
 
 
-def test_no_volume_is_made_where_none_is_wanted(again, line: FaultyLine) -> None:
-    said, told = run_cell(again(volume="none"), turn(), "open('artifacts/x', 'w').write('y')\n1")
+def test_no_volume_is_made_where_none_is_wanted(opened, line: FaultyLine) -> None:
+    said, told = run_cell(opened(volume="none"), turn(), "open('artifacts/x', 'w').write('y')\n1")
     assert said == "1"
     assert not told[0].is_degraded
     assert line.count(".* /api/volumes") == 0
 
 
-def test_what_we_write_survives_an_object_store(again, service: Server) -> None:
+def test_what_we_write_survives_an_object_store(opened, service: Server) -> None:
     """strict_volume refuses rename, append, change and lock, as Daytona's volumes do."""
     service.fault("strict_volume", times=0)
-    home = again()
+    home = opened()
     told = Told()
     root = home.open(turn("s-strict"), on_fact=told.append)
     root.execute("open('artifacts/in.txt', 'w').write('in')")
@@ -304,14 +288,14 @@ def test_what_we_write_survives_an_object_store(again, service: Server) -> None:
 # --- faults of the service --------------------------------------------------------------------------------------------
 
 
-def test_a_slow_start_is_waited_for(again, service: Server) -> None:
+def test_a_slow_start_is_waited_for(opened, service: Server) -> None:
     service.fault("slow_start", seconds=0.5, times=1)
-    assert run_cell(again(), turn(), "1 + 1")[0] == "2"
+    assert run_cell(opened(), turn(), "1 + 1")[0] == "2"
 
 
-def test_a_start_that_fails_leaves_nothing_and_is_told(again, service: Server) -> None:
+def test_a_start_that_fails_leaves_nothing_and_is_told(opened, service: Server) -> None:
     service.fault("start_error", seconds=0.1, times=1)
-    home = again(volume="none")
+    home = opened(volume="none")
     with pytest.raises(SandboxUnavailable) as caught:
         home.open(turn()).start()
     assert caught.value.hint
@@ -327,8 +311,8 @@ def guest_from(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.usefixtures("guest_from")
-def test_a_restart_of_the_service_in_mid_cell_loses_nothing(again, service: Server) -> None:
-    home = again()
+def test_a_restart_of_the_service_in_mid_cell_loses_nothing(opened, service: Server) -> None:
+    home = opened()
     interpreter = home.open(turn())
     interpreter.tools["restart"] = lambda: service.fault("server_restart", seconds=0.5)
     assert interpreter.execute("restart()\nfor n in range(200): print(n)\n'after'").endswith("199\nafter")
@@ -339,9 +323,9 @@ def test_a_restart_of_the_service_in_mid_cell_loses_nothing(again, service: Serv
 
 @pytest.mark.usefixtures("guest_from")
 @pytest.mark.parametrize("after", ["nothing", "the work", "the answer"])
-def test_a_line_that_breaks_while_a_turn_begins_loses_nothing(after: Any, again, line: FaultyLine) -> None:
+def test_a_line_that_breaks_while_a_turn_begins_loses_nothing(after: Any, opened, line: FaultyLine) -> None:
     """Before the terminal was asked for, after it was made, or before the guest in it was started."""
-    home = again()
+    home = opened()
     run_cell(home, turn(), "open('note', 'w').write('here')")
     line.faults.append(Fault("GET /toolbox/.*/process/pty/create-connect", b"", after=after))
     said, told = run_cell(home, turn(run="r-2"), "open('note').read()")
@@ -354,8 +338,8 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retries, "pause_before_retry", lambda err, attempt: 0.0)
 
 
-def test_a_service_that_fails_while_a_turn_begins_has_lost_nothing(again, line: FaultyLine, no_pauses) -> None:
-    home = again()
+def test_a_service_that_fails_while_a_turn_begins_has_lost_nothing(opened, line: FaultyLine, no_pauses) -> None:
+    home = opened()
     run_cell(home, turn(), "open('note', 'w').write('here')")
     line.faults.append(Fault("GET /toolbox/.*/work-dir", refusal(503), times=retries.TRIES))
     said, told = run_cell(home, turn(run="r-2"), "open('note').read()")
@@ -370,16 +354,18 @@ def test_a_service_that_fails_while_a_turn_begins_has_lost_nothing(again, line: 
     assert (said, told.states) == ("here", ["reused", "detached"])
 
 
-def test_a_sandbox_that_answers_no_more_is_made_anew_where_the_service_does(again, line: FaultyLine, no_pauses) -> None:
-    home = again()
+def test_a_sandbox_that_answers_no_more_is_made_anew_where_the_service_does(
+    opened, line: FaultyLine, no_pauses
+) -> None:
+    home = opened()
     run_cell(home, turn(), "1")
     line.faults.append(Fault("GET /toolbox/.*/work-dir", refusal(502), times=2 * retries.TRIES))
     said, told = run_cell(home, turn(run="r-2"), "1 + 1")
     assert (said, told.states) == ("2", ["recreated", "detached"])
 
 
-def test_a_slow_reader_loses_no_output(again, service: Server) -> None:
-    home = again()
+def test_a_slow_reader_loses_no_output(opened, service: Server) -> None:
+    home = opened()
     interpreter = home.open(turn())
     interpreter.start()
     service.fault("slow_reader", seconds=0.02, times=50)
@@ -387,33 +373,33 @@ def test_a_slow_reader_loses_no_output(again, service: Server) -> None:
     interpreter.shutdown()
 
 
-def test_a_busy_service_is_waited_for_at_every_step(again, service: Server) -> None:
+def test_a_busy_service_is_waited_for_at_every_step(opened, service: Server) -> None:
     for group in ("create", "lifecycle", "toolbox", "volumes", "other"):
         service.fault("rate_limit", seconds=0.1, times=1, on=group, suffix="throttler")
-    home = again()
+    home = opened()
     assert run_cell(home, turn(), "1 + 1")[0] == "2"
 
 
-def test_a_quota_that_is_used_up_is_told(again, service: Server) -> None:
+def test_a_quota_that_is_used_up_is_told(opened, service: Server) -> None:
     service.fault("quota", times=1, on="create", resource="memory")
     with pytest.raises(SandboxUnavailable, match="quota") as caught:
-        again().open(turn()).start()
+        opened().open(turn()).start()
     assert "budget.sandboxes" in caught.value.hint
 
 
 @pytest.mark.parametrize("status", [500, 0])
 def test_a_creation_that_worked_although_the_answer_says_otherwise_is_adopted(
-    status: int, again, service: Server, line: FaultyLine
+    status: int, opened, service: Server, line: FaultyLine
 ) -> None:
     service.fault("failure_after_success", times=1, on="create", status=status)
-    assert run_cell(again(volume="none"), turn(), "1 + 1")[0] == "2"
+    assert run_cell(opened(volume="none"), turn(), "1 + 1")[0] == "2"
     assert line.count("POST /api/sandbox$") == 1
     assert len(live_sandboxes(service)) == 1
 
 
-def test_a_sandbox_that_cannot_be_looked_for_is_not_given_up(again, line: FaultyLine) -> None:
+def test_a_sandbox_that_cannot_be_looked_for_is_not_given_up(opened, line: FaultyLine) -> None:
     """A service that fails for a moment has not lost the sandbox: it is tried again, not replaced."""
-    home = again()
+    home = opened()
     run_cell(home, turn(), "open('note', 'w').write('here')")
     line.faults.append(Fault("GET /api/sandbox/", refusal(503), times=2))
     said, told = run_cell(home, turn(run="r-2"), "open('note').read()")
