@@ -24,7 +24,7 @@ from fleet_rlm_jupyter.sandbox.specs import KEPT_MINUTES, Spec, params_of, refus
 CREATE_SECONDS = 120
 INSTALL_SECONDS = 600
 LOOK_SECONDS = 0.5
-SWEEP_SECONDS = 600
+PRUNE_SECONDS = 600
 MOST_GONE = 200
 LATEST_SECONDS = 600
 """A creation that has not shown itself for so long did not happen."""
@@ -135,7 +135,7 @@ class Creation:
         """The same, waited for; how many of what was left are surely gone. Raises SandboxUnavailable."""
         self._client.get()
         left = self._allocations.left() if self._allocations else []
-        return self._client.call(self._sweep(left), SWEEP_SECONDS)
+        return self._client.call(self._sweep(left), PRUNE_SECONDS)
 
     async def delete_all(self) -> None:
         """Delete every sandbox of this process, those of whose making nobody was told included."""

@@ -18,7 +18,7 @@ from fleet_rlm_jupyter.domain.errors import NoSuchSandbox, SandboxLost
 from fleet_rlm_jupyter.domain.ports import Role
 from fleet_rlm_jupyter.sandbox import local
 from fleet_rlm_jupyter.sandbox.daytona import DaytonaSandboxes
-from fleet_rlm_jupyter.settings import DaytonaSettings, SandboxSettings, Settings, StoreSettings
+from fleet_rlm_jupyter.settings import SandboxSettings, Settings, StoreSettings
 from fleet_rlm_jupyter.testing import MemoryAllocations, ScriptedEngine, code, scripted_models
 from fleet_rlm_jupyter.workbench import Question, Workbench
 
@@ -28,30 +28,15 @@ ROLE = Role("s-1", "r-1", "rlm", 1)
 
 
 @pytest.fixture
-def cloud(line: FaultyLine):
-    """Makes sandboxes as at Daytona, each as another process would have them."""
-    made: list[DaytonaSandboxes] = []
-
-    def make(journal: MemoryAllocations | None = None, **settings: Any) -> DaytonaSandboxes:
-        service = DaytonaSettings(api_key=KEY, api_url=line.url)
-        made.append(DaytonaSandboxes(Settings(daytona=service, sandbox=SandboxSettings(**settings)), journal))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
-
-
-@pytest.fixture
-def stranger(server: Server):
+def stranger(service: Server):
     """Somebody else's sandbox on the same account."""
-    made = daytona.Daytona(server.config()).create(daytona.CreateSandboxFromSnapshotParams(labels={"app": "theirs"}))
+    made = daytona.Daytona(service.config()).create(daytona.CreateSandboxFromSnapshotParams(labels={"app": "theirs"}))
     yield made
     made.delete()
 
 
-def test_all_of_ours_are_listed_whoever_made_them_and_nothing_else(cloud, stranger) -> None:
-    first, second = cloud(env={"PLANTED": "a value of the environment"}), cloud()
+def test_all_of_ours_are_listed_whoever_made_them_and_nothing_else(opened, stranger) -> None:
+    first, second = opened(env={"PLANTED": "a value of the environment"}), opened()
     one, other = first.open(ROLE), second.open(Role("s-2", "r-2", "child", 2))
     one.start()
     other.start()
@@ -68,27 +53,27 @@ def test_all_of_ours_are_listed_whoever_made_them_and_nothing_else(cloud, strang
             home.get(stranger.id)
 
 
-def test_one_that_another_process_made_is_stopped_too(cloud, server: Server) -> None:
-    first, second = cloud(), cloud()
+def test_one_that_another_process_made_is_stopped_too(opened, service: Server) -> None:
+    first, second = opened(), opened()
     interpreter = first.open(ROLE)
     interpreter.start()
     second.stop(interpreter.sandbox_id)
     assert second.list() == []
-    assert live_sandboxes(server) == []
+    assert live_sandboxes(service) == []
     with pytest.raises(NoSuchSandbox):
         second.stop(interpreter.sandbox_id)
 
 
-def test_what_is_not_ours_is_not_stopped(cloud, stranger, server: Server) -> None:
-    home = cloud()
+def test_what_is_not_ours_is_not_stopped(opened, stranger, service: Server) -> None:
+    home = opened()
     for guess in (stranger.id, stranger.name, "", ".", "..", "../snapshots", "a/b", "?", "x" * 200):
         with pytest.raises(NoSuchSandbox):
             home.stop(guess)
-    assert live_sandboxes(server) == [stranger.labels]
+    assert live_sandboxes(service) == [stranger.labels]
 
 
-def test_a_name_is_no_id(cloud) -> None:
-    home = cloud()
+def test_a_name_is_no_id(opened) -> None:
+    home = opened()
     home.open(ROLE).start()
     (one,) = home.list()
     name = home.client.call(home.client.get().get(one.id), 30).name
@@ -96,32 +81,32 @@ def test_a_name_is_no_id(cloud) -> None:
         home.stop(name)
 
 
-def test_a_list_that_lags_behind_shows_nothing_again_that_was_stopped(cloud, server: Server) -> None:
-    home = cloud()
+def test_a_list_that_lags_behind_shows_nothing_again_that_was_stopped(opened, service: Server) -> None:
+    home = opened()
     interpreter = home.open(ROLE)
     interpreter.start()
-    server.fault("list_lag", seconds=60)
-    assert [one.session for one in live_sandboxes(server)] == []
+    service.fault("list_lag", seconds=60)
+    assert [one.session for one in live_sandboxes(service)] == []
     assert home.get(interpreter.sandbox_id).session == "s-1", "an id is sure where the list is late"
-    server.clear_faults()
+    service.clear_faults()
     assert [one.id for one in home.list()] == [interpreter.sandbox_id]
     home.stop(interpreter.sandbox_id)
     assert home.list() == []
 
 
-def test_what_a_dead_process_left_is_swept_on_request_and_counted(cloud, server: Server) -> None:
+def test_what_a_dead_process_left_is_swept_on_request_and_counted(opened, service: Server) -> None:
     journal = MemoryAllocations()
-    cloud(journal).open(ROLE).start()
-    cloud(journal).open(Role("s-kept", "r-2", "rlm", 1, is_kept=True)).start()
+    opened(journal).open(ROLE).start()
+    opened(journal).open(Role("s-kept", "r-2", "rlm", 1, is_kept=True)).start()
     journal.die()
-    living = cloud(journal)
+    living = opened(journal)
     living.open(Role("s-3", "r-3", "rlm", 1)).start()
-    until(lambda: sorted(one["session"] for one in live_sandboxes(server)) == ["s-3", "s-kept"])
+    until(lambda: sorted(one["session"] for one in live_sandboxes(service)) == ["s-3", "s-kept"])
     # That was the sweep of the first sandbox. Now on request, before there was one.
     journal.die()
-    assert cloud(journal).prune() == 1
-    assert [one["session"] for one in live_sandboxes(server)] == ["s-kept"], "it waits for its session"
-    assert cloud(MemoryAllocations()).prune() == 0
+    assert opened(journal).prune() == 1
+    assert [one["session"] for one in live_sandboxes(service)] == ["s-kept"], "it waits for its session"
+    assert opened(MemoryAllocations()).prune() == 0
 
 
 def test_nothing_is_started_to_list_what_there_is(monkeypatch, tmp_path) -> None:
@@ -139,7 +124,7 @@ def test_nothing_is_started_to_list_what_there_is(monkeypatch, tmp_path) -> None
 
 
 def test_the_command_line_lists_stops_and_prunes_those_of_ones_sessions(
-    cloud, server: Server, line: FaultyLine, tmp_path, monkeypatch, capfd
+    opened, service: Server, line: FaultyLine, tmp_path, monkeypatch, capfd
 ) -> None:
     url = f"sqlite:///{tmp_path}/fleet.db"
     for name, value in {"STORE__URL": url, "DAYTONA__API_KEY": KEY, "DAYTONA__API_URL": line.url}.items():
@@ -157,7 +142,7 @@ def test_the_command_line_lists_stops_and_prunes_those_of_ones_sessions(
     session_id = bench.sessions.create("mine").session_id
     bench.close()
     assert fleet("list")[:2] == (0, "")
-    home = cloud()
+    home = opened()
     mine, other = home.open(Role(session_id, "r-1", "rlm", 1)), home.open(Role("s-other", "r-2", "rlm", 1))
     mine.start()
     other.start()
@@ -168,7 +153,7 @@ def test_the_command_line_lists_stops_and_prunes_those_of_ones_sessions(
     assert shown.keys() == {"id", "state", "session", "run", "role", "depth", "created"}
     assert fleet("stop", other.sandbox_id)[0] == 2
     assert fleet("stop", mine.sandbox_id)[0] == 0
-    assert [one["session"] for one in live_sandboxes(server)] == ["s-other"]
+    assert [one["session"] for one in live_sandboxes(service)] == ["s-other"]
     assert json.loads(fleet("prune", "--json")[1]) == {"pruned": 0}
 
 

@@ -164,6 +164,26 @@ def test_what_the_same_user_may_do_a_sandbox_may_not(server: Server, sandbox: An
     assert worked == expected, {name: how for name, how in said.items() if (how == "done") != (name in expected)}
 
 
+# In which words the level says what it does not stop.
+SAID = {
+    "command line": "command lines of other processes",
+    "see that a file is there": "whether a file exists, can be seen",
+    "permissions": "permissions and times of files",
+    "times": "permissions and times of files",
+    "priority of others": "can be made slower",
+}
+
+
+def test_what_a_level_does_not_stop_is_told_with_it(server: Server) -> None:
+    told = f"{server.ready['label']}; {server.ready['reason']}"
+    if server.level == "L1":
+        assert "NOT isolated: code runs as you" in told
+        return
+    for attack, words in SAID.items():
+        assert (words in told) == (attack in NOT_STOPPED[server.level]), attack
+    assert NOT_STOPPED["L2"] | NOT_STOPPED["L3"] == set(SAID)
+
+
 def _received(udp: socket.socket) -> bool:
     try:
         return udp.recv(10) == b"x"

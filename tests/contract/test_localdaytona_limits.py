@@ -53,6 +53,30 @@ def test_many_processes_together_have_no_more_memory(tight: Server, sandbox: Any
     assert sandbox.process.exec("echo on", timeout=10).result == "on\n"
 
 
+BOMB = """
+import os, time
+count = 0
+try:
+    while count < 120:
+        if os.fork() == 0: time.sleep(60); os._exit(0)
+        count += 1
+except OSError as err: pass
+print(count)
+"""
+
+
+def test_a_sandbox_has_as_many_processes_as_fit_its_memory_and_where_nothing_bounds_them_more(
+    tight: Server, sandbox: Any
+) -> None:
+    most = 150 // 4
+    count = int(sandbox.process.code_run(BOMB, timeout=SECONDS).result)
+    is_counted = tight.level == "L3" or "pids" in tight.ready["limits"]
+    if is_counted:
+        assert 10 < count < most
+    else:
+        assert count == 120, "the control: nothing stops it here, so that the test could fail"
+
+
 def test_the_kernel_takes_a_sandbox_before_others_when_memory_runs_out(sandbox: Any) -> None:
     assert sandbox.process.exec("cat /proc/self/oom_score_adj", timeout=5).result == "1000\n"
 

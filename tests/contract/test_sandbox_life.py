@@ -13,6 +13,7 @@ from contract.localdaytona_server import Server, live_sandboxes, until
 from fleet_rlm_jupyter.domain.errors import BadSettings, SandboxUnavailable
 from fleet_rlm_jupyter.domain.ports import Role
 from fleet_rlm_jupyter.sandbox import creation
+from fleet_rlm_jupyter.sandbox import daytona as provider
 from fleet_rlm_jupyter.sandbox.daytona import DaytonaSandboxes
 from fleet_rlm_jupyter.settings import SandboxSettings, Settings
 from fleet_rlm_jupyter.testing import MemoryAllocations
@@ -71,6 +72,15 @@ def test_a_sandbox_whose_answer_never_came_is_found_by_its_name(opened, journal,
     until(lambda: [one["session"] for one in live_sandboxes(service)] == ["s-1"])
     assert line.count(f"GET /api/sandbox/fleet-{entry}") == 1
     assert entry in journal.open, "another may yet appear: it is looked for again"
+
+
+def test_the_sweep_comes_again_by_itself(opened, journal, service: Server, monkeypatch) -> None:
+    monkeypatch.setattr(provider, "SWEEP_SECONDS", 0.2)
+    entry = journal.begin({"app": "fleet-rlm-jupyter", "role": "child"})
+    journal.die()
+    opened(journal).open(ROLE).start()  # with the first sweep, which finds nothing yet
+    assert service.call("POST", "/api/sandbox", json.dumps({"name": f"fleet-{entry}"}).encode())[0] == 200
+    until(lambda: [one.get("session") for one in live_sandboxes(service)] == ["s-1"])
 
 
 def test_a_sweep_touches_nothing_that_is_not_written_down(opened, journal, service: Server) -> None:
