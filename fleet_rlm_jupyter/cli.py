@@ -31,6 +31,17 @@ _settings_option = click.option(
     help="Any setting, e.g. sandbox.memory_mb=4096; repeatable.",
 )
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout, nothing else.")
+_dataset_option = click.option("--dataset", required=True, help="Name of the dataset; `fleet datasets` lists them.")
+_metric_option = click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    metavar="NAME[=WEIGHT]",
+    help="exact, caseless, contains, coverage or number; repeatable. By default exact.",
+)
+_tolerance_option = click.option(
+    "--tolerance", type=click.FloatRange(0, 1), default=1e-6, show_default=True, help="Of the metric number, relative."
+)
 _debug_option = click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks.")
 
 
@@ -83,6 +94,40 @@ def ask(question: str, as_json: bool, **given: Any) -> NoReturn:
     Exit code: 0 done, 1 failed, 2 bad input, 3 over budget, 4 abstained, 130 cancelled.
     """
     sys.exit(_ask(question, as_json, given))
+
+
+@app.command()
+@click.argument("program")
+@_dataset_option
+@click.option(
+    "--split", type=click.Choice(["train", "val", "test"]), default="val", show_default=True, help="Which rows."
+)
+@_metric_option
+@_tolerance_option
+@_settings_option
+@_json_option
+@_debug_option
+def evaluate(program: str, as_json: bool, settings: tuple[str, ...], **given: Any) -> NoReturn:
+    """Score PROGRAM (a name, or name@version) on the rows of a dataset."""
+    sys.exit(_try(program, "none", as_json, settings, given))
+
+
+@app.command()
+@click.argument("program")
+@_dataset_option
+@click.option("--rounds", type=click.IntRange(1, 1000), default=10, show_default=True, help="Most proposals.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="The same seed does the same.")
+@_metric_option
+@_tolerance_option
+@_settings_option
+@_json_option
+@_debug_option
+def optimize(program: str, as_json: bool, settings: tuple[str, ...], **given: Any) -> NoReturn:
+    """Look for better instructions of PROGRAM on a dataset by GEPA; `--set budget.calls=N` bounds it.
+
+    What is found is its next version; `fleet programs approve` puts it in force.
+    """
+    sys.exit(_try(program, "gepa", as_json, settings, given))
 
 
 @app.command()
@@ -197,6 +242,39 @@ def _ask(question: str, as_json: bool, given: dict[str, Any]) -> int:
     else:
         fleet.terminal.print_run(ended, live.tree())
     return EXIT_CODES[ended.status]
+
+
+def _try(program: str, optimizer: str, as_json: bool, settings: tuple[str, ...], given: dict[str, Any]) -> int:
+    dataset = given.pop("dataset")
+    if metrics := dict(_weighted(given.pop("metrics"))):
+        given["metrics"] = metrics
+    bench = fleet.Workbench(fleet.settings.load(_overrides(settings)))
+    try:
+        trial = fleet.domain.program.Trial(optimizer=optimizer, **given)
+        with fleet.terminal.Progress() as progress:
+            live = bench.optimize(program, dataset, trial, watcher=progress.show)
+            ended = _wait(live)
+    finally:
+        bench.close()
+    if ended.not_kept:
+        click.echo(f"this run is not kept: {fleet.terminal.clean(ended.not_kept)}", err=True)
+    if as_json:
+        click.echo(json.dumps(fleet.terminal.as_json(ended, live.tree()), ensure_ascii=False))
+    else:
+        fleet.terminal.print_end(ended)
+    return EXIT_CODES[ended.status]
+
+
+def _weighted(metrics: Iterable[str]) -> Iterable[tuple[str, float]]:
+    for text in metrics:
+        name, _, weight = text.partition("=")
+        try:
+            found = float(weight or 1)
+        except ValueError:
+            found = 0.0
+        if name not in ("exact", "caseless", "contains", "coverage", "number") or not 0 < found <= 1e6:
+            raise click.UsageError(f"--metric takes a metric's name and a weight above 0, not {text!r}")
+        yield name, found
 
 
 def _wait(live: Any) -> Any:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextvars
-import hashlib
-import json
 import secrets
 import threading
 from collections.abc import Iterator, Mapping
@@ -16,9 +14,10 @@ from pydantic import BaseModel
 from fleet_rlm_jupyter.connection import Connection
 from fleet_rlm_jupyter.domain.api import API_VERSION
 from fleet_rlm_jupyter.domain.calls import CallTree, fold
-from fleet_rlm_jupyter.domain.context import Context, Value
+from fleet_rlm_jupyter.domain.context import Context
 from fleet_rlm_jupyter.domain.errors import BadRequest, FleetError, ServerUnavailable
 from fleet_rlm_jupyter.domain.events import Event, Limits
+from fleet_rlm_jupyter.domain.program import Trial
 from fleet_rlm_jupyter.domain.question import Check, Question
 from fleet_rlm_jupyter.domain.session import (
     Artifact,
@@ -30,19 +29,14 @@ from fleet_rlm_jupyter.domain.session import (
     SessionStats,
 )
 from fleet_rlm_jupyter.domain.shown import ShownSetting
-from fleet_rlm_jupyter.domain.staging import Staging
 from fleet_rlm_jupyter.engine.contexts import read_context
 from fleet_rlm_jupyter.engine.staging import stage
 from fleet_rlm_jupyter.engine.trace import Trace, Watcher
+from fleet_rlm_jupyter.remote_contexts import RemoteContexts
 from fleet_rlm_jupyter.remote_files import RemoteFiles
 from fleet_rlm_jupyter.remote_programs import RemoteDatasets, RemotePrograms
 from fleet_rlm_jupyter.remote_sandboxes import RemoteSandboxes
 from fleet_rlm_jupyter.settings import ContextSettings, load
-
-PIECE_BYTES = 1024**2
-
-MOST_TRIES = 4
-"""Of an upload; each goes on where the last one broke off."""
 
 
 class RemoteRun:
@@ -168,6 +162,24 @@ class RemoteWorkbench:
         body = {"inputs": dict(inputs), "limits": limits and limits.model_dump(mode="json"), "session_id": session_id}
         accepted = self.connection.ask("POST", f"/programs/{_id(program)}/runs", dict[str, str], body)
         return self._followed(accepted, str(inputs.get("question", program)), watcher)
+
+    def optimize(
+        self,
+        program: str,
+        dataset: str,
+        trial: Trial | None = None,
+        limits: Limits | None = None,
+        watcher: Watcher | None = None,
+    ) -> RemoteRun:
+        """Look for better instructions of a program of the server on one of its datasets, or only score it."""
+        body = {
+            "program": program,
+            "dataset": dataset,
+            "trial": (trial or Trial()).model_dump(),
+            "limits": limits and limits.model_dump(mode="json"),
+        }
+        accepted = self.connection.ask("POST", "/optimizations", dict[str, str], body)
+        return self._followed(accepted, f"{program} on {dataset}", watcher)
 
     def follow(self, run_id: str, since: int = 0) -> Iterator[Event]:
         """Events of a run from seq `since` on, until it ends. Raises NoSuchRun at once."""
@@ -331,55 +343,6 @@ class RemoteSettings:
 
 class _Settings(BaseModel):
     settings: list[ShownSetting]
-
-
-class RemoteContexts:
-    """Context values by the digest of their bytes."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    def has(self, sha256: str) -> bool:
-        return self._state(sha256).is_complete
-
-    def upload(self, value: Value) -> dict[str, str]:
-        """Have it on the server, once; returns what a question names it by."""
-        kind = "text" if isinstance(value, str) else "json"
-        text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
-        raw = text.encode("utf-8", "surrogatepass")
-        sha256 = hashlib.sha256(raw).hexdigest()
-        self.put(sha256, raw)
-        return {"sha256": sha256, "kind": kind}
-
-    def upload_staged(self, staging: Staging) -> str:
-        """Have staged files on the server, each once; returns the digest of their manifest."""
-        for sha256, place in staging.places.items():
-            self.put(sha256, place.read_bytes())
-        raw = staging.manifest.model_dump_json().encode()
-        sha256 = hashlib.sha256(raw).hexdigest()
-        self.put(sha256, raw)
-        return sha256
-
-    def put(self, sha256: str, raw: bytes) -> None:
-        """Upload what the server does not have of it yet. Raises BadRequest when it is not what the digest says."""
-        tries = 0
-        while not (state := self._state(sha256)).is_complete:
-            pieces = (raw[at : at + PIECE_BYTES] for at in range(state.received, len(raw), PIECE_BYTES))
-            headers = {"Content-Type": "application/octet-stream", "Content-Length": str(len(raw) - state.received)}
-            try:
-                self._connection.send("PUT", f"/contexts/{sha256}", pieces, headers, {"offset": state.received})
-            except ServerUnavailable:
-                tries += 1
-                if tries == MOST_TRIES:
-                    raise
-
-    def _state(self, sha256: str) -> _Upload:
-        return self._connection.get(f"/contexts/{_id(sha256)}", _Upload)
-
-
-class _Upload(BaseModel):
-    is_complete: bool
-    received: int
 
 
 def _id(text: str) -> str:

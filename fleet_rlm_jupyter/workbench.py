@@ -12,9 +12,11 @@ import dspy
 
 from fleet_rlm_jupyter.domain.budget import Budget
 from fleet_rlm_jupyter.domain.context import Context
+from fleet_rlm_jupyter.domain.dataset import Split
 from fleet_rlm_jupyter.domain.errors import BadRequest, FleetError, NoSuchSession, StoreFailed
 from fleet_rlm_jupyter.domain.events import Event, Limits
 from fleet_rlm_jupyter.domain.ports import EXECUTION_INSTRUCTIONS, Files, Interpreter, Role, Sandboxes, Workspace
+from fleet_rlm_jupyter.domain.program import Definition, ProgramInfo, Trial
 from fleet_rlm_jupyter.domain.question import Check, Question
 from fleet_rlm_jupyter.domain.session import Session, new_id
 from fleet_rlm_jupyter.domain.staging import Staging
@@ -30,6 +32,8 @@ from fleet_rlm_jupyter.engine.run import execute
 from fleet_rlm_jupyter.engine.saved import build
 from fleet_rlm_jupyter.engine.staging import refuse_too_much, roots_of, stage
 from fleet_rlm_jupyter.engine.trace import Watcher
+from fleet_rlm_jupyter.optimize.evaluate import Evaluation, Subject
+from fleet_rlm_jupyter.optimize.gepa import Optimization
 from fleet_rlm_jupyter.settings import Loaded, Settings, load
 from fleet_rlm_jupyter.store.journal import FullValue
 from fleet_rlm_jupyter.verbs.cells import Cells
@@ -165,6 +169,35 @@ class Workbench:
         request = Request(site.run_id, site.session_id, own.message(inputs), in_session=session_id is not None)
         return self._begin(request, own, dict(inputs), limits, watcher)
 
+    def optimize(
+        self,
+        program: str,
+        dataset: str,
+        trial: Trial | None = None,
+        limits: Limits | None = None,
+        watcher: Watcher | None = None,
+    ) -> LiveRun:
+        """Look for better instructions of a saved program, or with optimizer `none` only score it, on a dataset.
+
+        What is found becomes the program's next version, which runs by its name when it is approved. Raises what `run`
+        raises, NoSuchProgram and NoSuchDataset.
+        """
+        tried = trial or Trial()
+        if self.models().is_offline:
+            raise BadRequest("offline recipes are no language model to try a program on", "choose a model")
+        info = self.programs.get(program)
+        definition = self.programs.definition(f"{info.name}@{info.version}" if info.version else info.name)
+        subject = Subject.of(info, definition, dataset, self.datasets.rows(dataset))
+        site = replace(self._site(self._session_id(None)), is_apart=True)
+
+        def keep(found: Definition, scores: Mapping[Split, float]) -> ProgramInfo:
+            return self.programs.found(info, found, scores, dataset, site.run_id)
+
+        is_scored_only = tried.optimizer == "none"
+        work = Evaluation(site, subject, tried) if is_scored_only else Optimization(site, subject, tried, keep)
+        work.prepare()
+        return self._begin(Request(site.run_id, site.session_id, work.message()), work, {}, limits, watcher)
+
     def follow(self, run_id: str, since: int = 0) -> Iterator[Event]:
         """Events of a run from seq `since` on, until it ends, wherever it goes on or went on. Raises NoSuchRun."""
         return self.runs.follow(run_id, since)
@@ -250,7 +283,7 @@ class Workbench:
     def _begin(
         self,
         request: Request,
-        program: Ask | OwnProgram,
+        program: Ask | OwnProgram | Evaluation,
         inputs: dict[str, Any],
         limits: Limits | None,
         watcher: Watcher | None,

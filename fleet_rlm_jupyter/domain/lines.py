@@ -6,7 +6,15 @@ import time
 
 from fleet_rlm_jupyter.domain.calls import CallTree
 from fleet_rlm_jupyter.domain.errors import ErrorText
-from fleet_rlm_jupyter.domain.events import CallEnded, CallStarted, Event, Log, RunStarted, SandboxChanged
+from fleet_rlm_jupyter.domain.events import (
+    CallEnded,
+    CallStarted,
+    Event,
+    Log,
+    RunStarted,
+    SandboxChanged,
+    ScoreReported,
+)
 from fleet_rlm_jupyter.domain.shown import LiveSandbox
 
 
@@ -25,6 +33,8 @@ def progress_line(event: Event) -> str | None:
             return f"{'  ' * depth}{name}"
         case CallEnded(error=error) if error is not None:
             return f"  ✗ {what_it_says(error)}"
+        case ScoreReported(candidate=candidate, split=split, score=score):
+            return f"  {candidate} scores {score:.3f} on {split}"
         case Log(level="warning" | "error", text=text):
             return f"  ! {text}"
         case SandboxChanged(state="ready", sandbox_id=sandbox_id):

@@ -1,9 +1,9 @@
-"""Program: what is kept of a DSPy module, so that it can be built again, and its versions."""
+"""Program: what is kept of a DSPy module, so that it can be built again, its versions, and how they are tried."""
 
 from __future__ import annotations
 
 import ast
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
@@ -50,6 +50,26 @@ class ProgramInfo(BaseModel):
     dataset: str = ""
     run_id: str = ""
     created_at: float | None = None
+
+
+MetricName = Literal["exact", "caseless", "contains", "coverage", "number"]
+
+
+class Trial(BaseModel):
+    """How a program is tried on a dataset.
+
+    `gepa` looks for better instructions: it learns on train, chooses on val, and scores on test once, at the end.
+    `none` only scores the program on `split`. `metrics` are weights. `tolerance` is relative and belongs to `number`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    optimizer: Literal["gepa", "none"] = "gepa"
+    metrics: dict[MetricName, Annotated[float, Field(gt=0, le=1e6)]] = Field(default={"exact": 1.0}, min_length=1)
+    tolerance: float = Field(default=1e-6, ge=0, le=1)
+    split: Split = "val"
+    rounds: int = Field(default=10, ge=1, le=1000, description="most proposals; the budget may allow fewer")
+    seed: int = Field(default=0, ge=0, le=2**31 - 1)
 
 
 def fields_of(signature: str) -> tuple[list[str], list[str]]:

@@ -49,14 +49,19 @@ class OwnProgram:
         )
 
     def __call__(self, recursion: Recursion, inputs: dict[str, Any]) -> dspy.Prediction:
-        module = self._module.deepcopy()
-        for predictor in module.predictors():
-            if isinstance(predictor.lm, dspy.LM):
-                predictor.lm = recursion.metered(predictor.lm, sub=False)
-        parts: Any = module.named_sub_modules(_RLM)
-        for _, part in parts:
-            part.sub_lm = recursion.sub if part.sub_lm is None else recursion.metered(part.sub_lm, sub=True)
-            # dspy<3.5: a factory given to the constructor wins over the one of the context.
-            part._interpreter_factory = recursion.factory
-        found: Any = module(**inputs)
+        found: Any = fitted(self._module, recursion)(**inputs)
         return found if isinstance(found, dspy.Prediction) else dspy.Prediction(answer=found)
+
+
+def fitted(module: dspy.Module, recursion: Recursion) -> dspy.Module:
+    """A copy of `module` whose every LM is on the run's meter and whose every RLM takes the run's sandboxes."""
+    copy = module.deepcopy()
+    for predictor in copy.predictors():
+        if isinstance(predictor.lm, dspy.LM):
+            predictor.lm = recursion.metered(predictor.lm, sub=False)
+    parts: Any = copy.named_sub_modules(_RLM)
+    for _, part in parts:
+        part.sub_lm = recursion.sub if part.sub_lm is None else recursion.metered(part.sub_lm, sub=True)
+        # dspy<3.5: a factory given to the constructor wins over the one of the context.
+        part._interpreter_factory = recursion.factory
+    return copy

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +38,7 @@ PIECE_SECONDS = 0.05
 LIVE_TEXT_CHARS = 64_000
 """Most characters of one call's live text; the whole output is in its result."""
 
+_ACTIVE: Any = ACTIVE_CALL_ID  # declared without its type
 _RLM: Any = dspy.RLM  # DSPy marks it experimental with a decorator that hides from type checkers that it is a class
 
 _INNER_TOOLS = {"llm_query", "sub_rlm"}
@@ -89,6 +92,23 @@ class Recorder(BaseCallback):
     def note(self, fact: Fact) -> None:
         """A fact about the call whose context this is."""
         self._emit(fact, self.here())
+
+    @contextmanager
+    def part(self, name: str, inputs: dict[str, Any]) -> Generator[Callable[[object], None]]:
+        """A call of ours: what is called inside is below it. What is handed to the function it gives is its outcome."""
+        call_id, parent = uuid.uuid4().hex, self._parent()
+        self._start(call_id, parent, "tool", name, parent.depth, inputs)
+        token = _ACTIVE.set(call_id)
+        outcome: list[object] = []
+        try:
+            yield outcome.append
+        except BaseException as err:
+            self._end(call_id, "", err)
+            raise
+        else:
+            self._end(call_id, outcome[-1] if outcome else "", None)
+        finally:
+            _ACTIVE.reset(token)
 
     def here(self) -> str | None:
         """The recorded call whose context this is."""

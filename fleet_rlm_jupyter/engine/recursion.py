@@ -55,7 +55,10 @@ SECONDS_BETWEEN_INTERRUPTS = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """Where a run takes place: whose it is, on which models, in whose sandboxes."""
+    """Where a run takes place: whose it is, on which models, in whose sandboxes.
+
+    `is_apart`: each of its RLMs starts in a sandbox of its own and not in that of the session.
+    """
 
     session_id: str
     run_id: str
@@ -64,6 +67,7 @@ class Site:
     controls: Controls = field(default_factory=Controls)
     workspace: Workspace | None = None
     staging: Staging | None = None
+    is_apart: bool = False
 
 
 class Recursion:
@@ -193,7 +197,8 @@ class Recursion:
 
     def _open(self, depth: int, parent: str) -> Interpreter:
         name = "rlm" if depth == 1 else "child"
-        role = Role(self._site.session_id, self._site.run_id, name, depth, is_kept=not parent, files=_FILES.get())
+        is_kept = not parent and not self._site.is_apart
+        role = Role(self._site.session_id, self._site.run_id, name, depth, is_kept=is_kept, files=_FILES.get())
         if not parent:
             role = replace(role, workspace=self._site.workspace, staging=self._site.staging)
         if parent:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import dspy
 
-from fleet_rlm_jupyter.domain.dataset import checked_name
+from fleet_rlm_jupyter.domain.dataset import Split, checked_name
 from fleet_rlm_jupyter.domain.errors import BadRequest
 from fleet_rlm_jupyter.domain.program import Definition, ProgramInfo, parted
 from fleet_rlm_jupyter.engine.saved import definition_of, normal
@@ -64,6 +65,13 @@ class Programs:
         definition = normal(program) if isinstance(program, Definition) else definition_of(program)
         masked = self._house.mask.everywhere(definition.model_dump())
         return self._stored().save(name, Definition.model_validate(masked))
+
+    def found(
+        self, parent: ProgramInfo, definition: Definition, scores: Mapping[Split, float], dataset: str, run_id: str
+    ) -> ProgramInfo:
+        """Keep what a run made of a version as the next one."""
+        masked = Definition.model_validate(self._house.mask.everywhere(definition.model_dump()))
+        return self._stored().save(parent.name, masked, parent.version, scores, dataset, run_id)
 
     def approve(self, name: str, version: int) -> ProgramInfo:
         """From now on that version runs by the name alone; an earlier one may be approved again."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 
 import pytest
+from scripted_model import ScriptedModel
 
 from fleet_rlm_jupyter import cli
 
@@ -25,6 +27,22 @@ def fleet(monkeypatch, capfd, tmp_path):
         return ended.value.code, printed.out, printed.err
 
     return run
+
+
+def reply(prompt: str) -> str:
+    """It adds up wrongly by one unless it is told to be careful, and has that idea when it is asked for better ones."""
+    if "new_instruction" in prompt:
+        return '{"new_instruction": "Add up carefully."}'
+    total = sum(map(int, re.findall(r"(\d+) \+ (\d+)", prompt)[-1])) + (0 if "carefully" in prompt else 1)
+    return f"[[ ## answer ## ]]\n{total}\n\n[[ ## completed ## ]]"
+
+
+@pytest.fixture
+def adder(monkeypatch):
+    with ScriptedModel(reply) as model:
+        for name, value in model.settings.items():
+            monkeypatch.setenv(f"FLEET_{name.upper()}", str(value))
+        yield model
 
 
 def test_a_dataset_is_made_of_a_file_listed_shown_and_forgotten(fleet, tmp_path):
@@ -76,3 +94,29 @@ def test_what_cannot_be_is_said_in_one_line(fleet, tmp_path):
     ):
         code, _, err = fleet("datasets", *arguments)
         assert (code, why in err) == (2, True), err
+
+
+def test_a_program_is_evaluated_and_optimized(fleet, tmp_path, adder):
+    rows = [
+        {"question": f"{number} + 3", "answer": number + 3, "split": ("train", "val", "test")[number % 3]}
+        for number in range(12)
+    ]
+    (tmp_path / "sums.json").write_text(json.dumps(rows), encoding="utf-8")
+    fleet("datasets", "create", "sums", "sums.json")
+    fleet("programs", "save", "adder", "question -> answer: int")
+    code, out, err = fleet("evaluate", "adder", "--dataset", "sums", "--metric", "number", "--tolerance", "1")
+    assert (code, out.splitlines()[0]) == (0, "adder@1 scores 1.000 on val of sums (4 rows)")
+    assert "adder@1 scores 1.000 on val" in err
+    code, out, err = fleet("optimize", "adder", "--dataset", "sums", "--json", "--set", "budget.calls=60")
+    found = json.loads(out)
+    assert (code, found["status"], found["program"], found["scores"]["adder@2"]) == (
+        0, "done", "adder@2", {"val": 1.0, "test": 1.0},
+    )  # fmt: skip
+    assert fleet("programs", "show", "adder")[1].splitlines()[0] == (
+        "adder@2  predict: question -> answer: int  val 1.000  test 1.000  from @1  not approved"
+    )
+    assert fleet("evaluate", "adder", "--dataset", "sums", "--set", "budget.calls=1")[0] == 3
+    for bad in ("nope", "exact=x", "exact=0", "exact=-1", "=1"):
+        assert fleet("evaluate", "adder", "--dataset", "sums", "--metric", bad)[0] == 2
+    assert fleet("optimize", "adder", "--dataset", "nope")[0] == 2
+    assert "offline recipes" in fleet("optimize", "adder", "--dataset", "sums", "--set", "model=offline/recipes")[2]

@@ -1,0 +1,1 @@
+"""Programs tried on datasets: metrics, evaluation, and the search for better instructions."""
