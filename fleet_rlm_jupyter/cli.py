@@ -140,12 +140,14 @@ def doctor(settings: tuple[str, ...], as_json: bool) -> NoReturn:
 
 
 @app.command()
+@click.option("--repo", metavar="URL", help="Repository to fetch and to put into the sandbox, too.")
+@click.option("--ref", metavar="REF", help="Its branch, tag or commit id; the default branch where left out.")
 @_settings_option
 @_json_option
 @_debug_option
-def smoke(settings: tuple[str, ...], as_json: bool) -> NoReturn:
+def smoke(repo: str | None, ref: str | None, settings: tuple[str, ...], as_json: bool) -> NoReturn:
     """Try one sandbox from its creation to its end, phase by phase: here, or on Daytona when that is configured."""
-    sys.exit(_smoke(settings, as_json))
+    sys.exit(_smoke(repo, ref, settings, as_json))
 
 
 @app.command()
@@ -304,11 +306,13 @@ def _doctor(settings: tuple[str, ...], as_json: bool) -> int:
     return 0 if all(check.is_good for check in checks) else 1
 
 
-def _smoke(settings: tuple[str, ...], as_json: bool) -> int:
+def _smoke(repo: str | None, ref: str | None, settings: tuple[str, ...], as_json: bool) -> int:
+    if ref is not None and repo is None:
+        raise click.UsageError("--ref is given without --repo")
     bench = fleet.Workbench(fleet.settings.load(_overrides(settings)))
     phases: list[Any] = []
     try:
-        for phase in bench.smoke():
+        for phase in bench.smoke(repo, ref):
             phases.append(phase)
             if not as_json:
                 fleet.terminal.print_phase(phase)

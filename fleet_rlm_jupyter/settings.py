@@ -91,6 +91,7 @@ def _pairs(value: object) -> object:
 Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
 Folders = Annotated[tuple[str, ...], BeforeValidator(lambda v: v.split(os.pathsep) if isinstance(v, str) else v)]
 Pairs = Annotated[dict[str, str], BeforeValidator(_pairs)]
+UserName = Annotated[str, Field(pattern=r"^[^\s:]+$")]
 
 
 class SandboxSettings(_Group):
@@ -166,6 +167,7 @@ class WorkspaceSettings(_Group):
     roots: Folders = Field(default=(), description="where files and file:// repositories lie; else the working folder")
     token: SecretStr | None = Field(default=None, description="token for private repositories; no sandbox sees it")
     token_host: str | None = Field(default=None, description="the one host that is sent the token, e.g. github.com")
+    token_user: UserName | None = Field(default=None, description="user name sent with it; the host's own where unset")
     clone_seconds: float = Field(default=300, gt=0, description="seconds that one call of git may take")
 
 

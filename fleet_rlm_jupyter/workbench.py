@@ -27,10 +27,9 @@ from fleet_rlm_jupyter.engine.models import Models
 from fleet_rlm_jupyter.engine.offline import compose
 from fleet_rlm_jupyter.engine.own import OwnProgram
 from fleet_rlm_jupyter.engine.recursion import Site
-from fleet_rlm_jupyter.engine.repositories import refuse_outside
 from fleet_rlm_jupyter.engine.run import execute
 from fleet_rlm_jupyter.engine.saved import build
-from fleet_rlm_jupyter.engine.staging import refuse_too_much, roots_of, stage
+from fleet_rlm_jupyter.engine.staging import refuse_too_much, stage
 from fleet_rlm_jupyter.engine.trace import Watcher
 from fleet_rlm_jupyter.optimize.evaluate import Evaluation, Subject
 from fleet_rlm_jupyter.optimize.gepa import Optimization
@@ -253,9 +252,9 @@ class Workbench:
         """What is configured, from where, whether it works, and what to do next. Starts a sandbox and runs one cell."""
         return check_all(self._house)
 
-    def smoke(self) -> Iterator[Phase]:
-        """One sandbox from its creation to its end; each phase as it ends."""
-        return smoke(self._house)
+    def smoke(self, repo_url: str | None = None, repo_ref: str | None = None) -> Iterator[Phase]:
+        """One sandbox from its creation to its end, with a repository where one is named; each phase as it ends."""
+        return smoke(self._house, repo_url, repo_ref)
 
     def warm(self) -> None:
         """Pay now for what the first run would wait for: the store is opened, the SDK of the sandboxes imported.
@@ -322,8 +321,7 @@ class Workbench:
             raise BadRequest("offline recipes read a context and no repository", "pass its folder as context")
         if asked.mode == "direct":
             raise BadRequest("a plain call has no sandbox for a repository", "leave the mode out")
-        refuse_outside(asked.repo_url, roots_of(self.settings))
-        return self._house.repositories.tree(asked.repo_url, asked.repo_ref or "", self.settings)
+        return self._house.repository(asked.repo_url, asked.repo_ref or "")
 
     def _staging(self, asked: Question, models: Models) -> Staging | None:
         """The files that the sandbox is to have, looked through. Raises what `stage` raises."""

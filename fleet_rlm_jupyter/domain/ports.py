@@ -32,7 +32,7 @@ OnFact = Callable[[SandboxChanged | ArtifactWritten], None]
 class Workspace:
     """The files of a repository at one commit. `pack` writes them into a file, as a .tar.gz; `digest` tells them apart.
 
-    `source` is the repository's URL, which holds no password, and `name` the last part of it.
+    `source` is the repository's URL, which holds no password, and `name` the last part of it; `files` counts them.
     """
 
     name: str
@@ -40,6 +40,7 @@ class Workspace:
     ref: str
     commit: str
     digest: str
+    files: int
     pack: Callable[[Path], None]
 
     @property

@@ -38,8 +38,10 @@ _NO_ACCESS = (
     "Permission denied",
     " 403",
 )
-_HELPER = '!f() { test "$1" = get && echo username=x-access-token && printf "password=%s\\n" "$FLEET_GIT_TOKEN"; }; f'
+_HELPER = '!f() { test "$1" = get && printf "username=%s\\npassword=%s\\n" "$FLEET_GIT_USER" "$FLEET_GIT_TOKEN"; }; f'
 """A credential helper that reads the token from git's environment: neither its text nor any file has the token."""
+_USERS = {"gitlab": "oauth2", "bitbucket": "x-token-auth"}
+_GITHUB_USER = "x-access-token"
 _AS_COMMITTED = "* -export-ignore -export-subst -filter -ident -text\n"
 
 
@@ -72,13 +74,13 @@ class Repositories:
                 (bare / "info").mkdir(exist_ok=True)
             (bare / "info" / "attributes").write_text(_AS_COMMITTED, encoding="utf-8")
             commit = _fetched(git, bare, ref)
-        _refuse_too_large(git, bare, commit, settings)
+        files = _counted(git, bare, commit, settings)
 
         def pack(path: Path) -> None:
             git.run("archive", "--format=tar.gz", "-1", "-o", str(path), commit, folder=bare)
 
         digest = hashlib.sha256(f"{url}\0{commit}".encode()).hexdigest()
-        return Workspace(_name_of(address), shown(url), ref, commit, digest, pack)
+        return Workspace(_name_of(address), shown(url), ref, commit, digest, files, pack)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,7 @@ class _Git:
         try:
             process = subprocess.Popen(
                 ["git", *where, *arguments],
-                env=_environment(self._config() if remote else {}, self._token() if remote else None),
+                env=_environment(self._config() if remote else {}, self._secret() if remote else {}),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -156,6 +158,14 @@ class _Git:
         is_closed = self.address.scheme == "https" or self.address.hostname in ("127.0.0.1", "localhost", "::1")
         return given.get_secret_value() if is_meant and is_closed and self.address.scheme != "ssh" else None
 
+    def _secret(self) -> dict[str, str]:
+        """What the credential helper reads."""
+        token = self._token()
+        if token is None:
+            return {}
+        user = self.settings.workspace.token_user or token_user_of(self.address.hostname or "")
+        return {"FLEET_GIT_TOKEN": token, "FLEET_GIT_USER": user}
+
     def _refused(self, said: str) -> BadRequest:
         lines = [line for line in said.splitlines() if line.strip()] or ["git gave no reason"]
         last = next((line for line in lines if line.startswith(("fatal:", "error:", "remote:"))), lines[-1])
@@ -165,13 +175,19 @@ class _Git:
         return BadRequest(text, "check the URL, also that it leads on to no other one")
 
 
-def _environment(config: Mapping[str, str], token: str | None) -> dict[str, str]:
+def token_user_of(host: str) -> str:
+    """The user name that goes with a token: GitLab's and Bitbucket's where the host's name says so, else GitHub's."""
+    parts = host.lower().split(".")
+    return next((user for name, user in _USERS.items() if any(name in part for part in parts)), _GITHUB_USER)
+
+
+def _environment(config: Mapping[str, str], secret: Mapping[str, str]) -> dict[str, str]:
     """This process's for git: without secrets, prompts and configuration, but `config` and what reads the token."""
     more = {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
     more |= {"GIT_ALLOW_PROTOCOL": "https:http:ssh:file", "GIT_SSH_COMMAND": "ssh -oBatchMode=yes"}
     for number, (name, value) in enumerate(config.items()):
         more |= {f"GIT_CONFIG_KEY_{number}": name, f"GIT_CONFIG_VALUE_{number}": value}
-    more |= {"GIT_CONFIG_COUNT": str(len(config))} | ({} if token is None else {"FLEET_GIT_TOKEN": token})
+    more |= {"GIT_CONFIG_COUNT": str(len(config)), **secret}
     kept = {name: value for name, value in child_environment().items() if not name.startswith(("GIT_", "SSH_ASKPASS"))}
     return {**kept, **more}
 
@@ -264,7 +280,8 @@ def _commit(git: _Git, bare: Path, sha: str) -> str | None:
         return None
 
 
-def _refuse_too_large(git: _Git, bare: Path, commit: str, settings: Settings) -> None:
+def _counted(git: _Git, bare: Path, commit: str, settings: Settings) -> int:
+    """How many files the tree has. Raises BadRequest for more or larger ones than `settings` allow."""
     files = size = 0
     for entry in filter(None, git.run("ls-tree", "-r", "-l", "-z", commit, folder=bare).split("\0")):
         _, kind, _, length = entry.partition("\t")[0].split()
@@ -275,6 +292,7 @@ def _refuse_too_large(git: _Git, bare: Path, commit: str, settings: Settings) ->
         raise BadRequest(f"the repository has {files:,} files", "raise context.max_files")
     if size > limits.max_mb * 1_000_000:
         raise BadRequest(f"the repository has {size / 1e6:,.0f} MB", "raise context.max_mb")
+    return files
 
 
 def _name_of(address: SplitResult) -> str:

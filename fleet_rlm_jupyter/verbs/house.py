@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from fleet_rlm_jupyter import store
 from fleet_rlm_jupyter.domain.masking import Mask
-from fleet_rlm_jupyter.domain.ports import Sandboxes
+from fleet_rlm_jupyter.domain.ports import Sandboxes, Workspace
 from fleet_rlm_jupyter.domain.session import new_id
 from fleet_rlm_jupyter.engine.models import Models, resolve
-from fleet_rlm_jupyter.engine.repositories import Repositories
+from fleet_rlm_jupyter.engine.repositories import Repositories, refuse_outside
+from fleet_rlm_jupyter.engine.staging import roots_of
 from fleet_rlm_jupyter.sandbox.daytona import DaytonaSandboxes
 from fleet_rlm_jupyter.settings import Loaded, Settings, secrets_of
 from fleet_rlm_jupyter.store.journal import Journal
@@ -44,6 +45,11 @@ class House:
     @property
     def settings(self) -> Settings:
         return self.loaded.settings
+
+    def repository(self, url: str, ref: str) -> Workspace:
+        """Its files at `ref`, fetched. Raises what `Repositories.tree` raises, and BadRequest outside of the roots."""
+        refuse_outside(url, roots_of(self.settings))
+        return self.repositories.tree(url, ref, self.settings)
 
     def models(self) -> Models:
         """The models in force, resolved once. Raises BadSettings."""

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from fleet_rlm_jupyter.domain.errors import ErrorText, FleetError
-from fleet_rlm_jupyter.domain.ports import Interpreter, Role
+from fleet_rlm_jupyter.domain.ports import Interpreter, Role, Workspace
 from fleet_rlm_jupyter.domain.question import Phase
 from fleet_rlm_jupyter.domain.session import new_id
 from fleet_rlm_jupyter.sandbox.specs import NONE
@@ -14,7 +14,9 @@ from fleet_rlm_jupyter.verbs.house import House
 
 PHASES = {
     "config": "`fleet doctor` shows every setting and where it comes from",
+    "clone": "look at `git ls-remote URL`; docs/how-to/repositories.md says what is refused, and how private ones work",
     "create": "ask again; `fleet doctor` says how sandboxes are isolated here",
+    "workspace": "ask again; if it stays, the sandbox lost files between two calls: look at the service's log",
     "state": "the REPL was replaced between two cells: raise sandbox.memory_mb, or look at the service's log",
     "callback": "calls from the sandbox do not come back: look at proxies and firewalls that cut WebSockets",
     "volume": "look at the volume at the service, or set sandbox.volume=none to do without",
@@ -22,9 +24,18 @@ PHASES = {
 }
 """Every phase, and the next step where the error itself names none."""
 
+OF_A_REPOSITORY = ("clone", "workspace")
+"""The phases that are only where a repository is named."""
+
 
 SESSION = "smoke"
 """Whose folder of the volume is written to: always the same, so that there is only one."""
+
+_COUNT = """
+import os
+links = lambda here, names: sum(os.path.islink(os.path.join(here, name)) for name in names)
+print(sum(len(names) + links(here, folders) for here, folders, names in os.walk(folder)))
+"""
 
 GONE_SECONDS = 30
 """How long the service may take to delete a sandbox."""
@@ -36,18 +47,25 @@ class SmokeFailed(FleetError):
     code = "smoke_failed"
 
 
-def smoke(house: House) -> Iterator[Phase]:
-    """Run the phases and tell of each as it ends. After a failure only the clean-up of what was made still runs."""
-    return _Smoke(house).phases()
+def smoke(house: House, repo_url: str | None = None, repo_ref: str | None = None) -> Iterator[Phase]:
+    """Run the phases and tell of each as it ends. After a failure only the clean-up of what was made still runs.
+
+    With `repo_url` its files at `repo_ref` are fetched, and looked for in the sandbox.
+    """
+    return _Smoke(house, repo_url, repo_ref or "").phases()
 
 
 class _Smoke:
-    def __init__(self, house: House) -> None:
+    def __init__(self, house: House, repo_url: str | None, repo_ref: str) -> None:
         self._house = house
+        self._url, self._ref = repo_url, repo_ref
+        self._workspace: Workspace | None = None
         self._repl: Interpreter | None = None
         self._steps: dict[str, Callable[[], str]] = {
             "config": self._config,
+            "clone": self._clone,
             "create": self._create,
+            "workspace": self._look,
             "state": self._state,
             "callback": self._callback,
             "volume": self._volume,
@@ -58,6 +76,8 @@ class _Smoke:
         has_failed = False
         try:
             for name, step in self._steps.items():
+                if self._url is None and name in OF_A_REPOSITORY:
+                    continue
                 is_due = self._sandbox_id if name == "clean-up" else not has_failed
                 phase = _timed(name, step) if is_due else Phase(name, "skipped", 0, "not reached")
                 has_failed = has_failed or phase.status == "failed"
@@ -71,11 +91,23 @@ class _Smoke:
         where = f" at {settings.daytona.api_url}" if isolation.level == "remote" else ""
         return f"{isolation.label}{where}"
 
+    def _clone(self) -> str:
+        assert self._url is not None
+        self._workspace = found = self._house.repository(self._url, self._ref)
+        return f"{found.source} {found.ref or 'HEAD'} is commit {found.commit[:12]}, {found.files:,} files"
+
     def _create(self) -> str:
-        made = self._house.sandboxes(trusted_code=True).open(Role(new_id("s"), new_id("r"), "smoke", 1))
+        role = Role(new_id("s"), new_id("r"), "smoke", 1, workspace=self._workspace)
+        made = self._house.sandboxes(trusted_code=True).open(role)
         self._repl = made
         made.start()
         return f"sandbox {made.sandbox_id}"
+
+    def _look(self) -> str:
+        assert self._workspace is not None
+        said = self._ran(_COUNT, folder=self._workspace.path)
+        _expect(f"the count of files in {self._workspace.path}", said, str(self._workspace.files))
+        return f"{said} files are in {self._workspace.path} of the sandbox"
 
     def _state(self) -> str:
         token = new_id("t")

@@ -12,10 +12,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from pydantic import ValidationError
 
 from fleet_rlm_jupyter.domain.errors import BadRequest, BadSettings, BadUrl
 from fleet_rlm_jupyter.domain.events import RunStarted, SandboxChanged
-from fleet_rlm_jupyter.engine.repositories import Repositories
+from fleet_rlm_jupyter.engine.repositories import Repositories, token_user_of
 from fleet_rlm_jupyter.sandbox.daytona import DaytonaSandboxes
 from fleet_rlm_jupyter.settings import Settings
 from fleet_rlm_jupyter.testing import ScriptedEngine, code, scripted_models
@@ -255,7 +256,7 @@ class _GitServer(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.seen.append(self.headers.get("Authorization", ""))
-        wanted = "Basic " + base64.b64encode(f"x-access-token:{TOKEN}".encode()).decode()
+        wanted = "Basic " + base64.b64encode(f"{self.server.user}:{TOKEN}".encode()).decode()
         if self.headers.get("Authorization") != wanted:
             self.send_response(401)
             self.send_header("WWW-Authenticate", 'Basic realm="code"')
@@ -306,6 +307,7 @@ def running_commands() -> set[str]:
 def private(upstream):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _GitServer)
     server.root, server.seen, server.commands = upstream.folder.parent, [], set()
+    server.user = "x-access-token"
     threading.Thread(target=server.serve_forever, daemon=True).start()
     server.host = f"127.0.0.1:{server.server_port}"
     server.url = f"http://{server.host}/tool/.git"
@@ -316,7 +318,9 @@ def private(upstream):
 
 def private_settings(tmp_path, host: str, **more) -> Settings:
     return settings_for(
-        tmp_path, context={"allow_private_urls": True}, workspace={"token": TOKEN, "token_host": host}, **more
+        tmp_path,
+        context={"allow_private_urls": True},
+        workspace={"token": TOKEN, "token_host": host, **more},
     )
 
 
@@ -356,6 +360,35 @@ def test_another_host_or_port_is_not_sent_the_token(private, tmp_path, host):
         Repositories(tmp_path / "kept").tree(f"http://{private.host}/tool", "", settings)
     assert "workspace.token_host" in refused.value.hint
     assert set(private.seen) == {""}
+
+
+def test_the_user_name_sent_with_the_token_is_a_setting(private, tmp_path, upstream):
+    private.user = "deploy-token-7"
+    url, repositories = f"http://{private.host}/tool", Repositories(tmp_path / "kept")
+    with pytest.raises(BadRequest, match="cannot be read"):
+        repositories.tree(url, "", private_settings(tmp_path, private.host))
+    settings = private_settings(tmp_path, private.host, token_user="deploy-token-7")
+    assert repositories.tree(url, "", settings).commit == upstream.first
+
+
+@pytest.mark.parametrize(
+    ("host", "user"),
+    [
+        ("github.com", "x-access-token"),
+        ("git.example.org", "x-access-token"),
+        ("GitLab.com", "oauth2"),
+        ("my-gitlab.example.org", "oauth2"),
+        ("bitbucket.org", "x-token-auth"),
+    ],
+)
+def test_by_default_it_is_what_the_host_takes(host, user):
+    assert token_user_of(host) == user
+
+
+@pytest.mark.parametrize("user", ["a\nhost=elsewhere", "a:b", ""])
+def test_a_user_name_cannot_say_more_than_itself(tmp_path, user):
+    with pytest.raises(ValidationError):
+        private_settings(tmp_path, "example.org", token_user=user)
 
 
 def test_a_token_without_its_host_is_a_bad_setting(private, tmp_path):
