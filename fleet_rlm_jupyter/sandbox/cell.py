@@ -9,8 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from fleet_rlm_jupyter.domain.errors import SandboxLost
+from fleet_rlm_jupyter.domain.errors import BadPath, SandboxLost
 from fleet_rlm_jupyter.domain.ports import OnOutput
+from fleet_rlm_jupyter.domain.volume import VolumePath
+from fleet_rlm_jupyter.sandbox.artifacts import FOLDER, MOST_TOLD
 from fleet_rlm_jupyter.sandbox.codec import Frame, loads, unpack
 from fleet_rlm_jupyter.sandbox.tables import decoded
 
@@ -38,7 +40,10 @@ class Cell:
 
 @dataclass(slots=True)
 class Done:
-    """How a cell ended. `final`: what it submitted; `error`: the name of what it raised; `is_unbound`: it never ran."""
+    """How a cell ended. `final`: what it submitted; `error`: the name of what it raised; `is_unbound`: it never ran.
+
+    `wrote`: paths below artifacts/ that have changed, as the guest says.
+    """
 
     text: str
     error: str | None = None
@@ -47,6 +52,7 @@ class Done:
     final: dict[str, Any] | None = None
     is_unbound: bool = False
     value: Any = None
+    wrote: list[str] = field(default_factory=list[str])
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +106,9 @@ class CellWatch:
             elif item["t"] == "done" and item.get("c") == self._number:
                 self.is_over = True
                 self._ladder.raise_pending()
-                return self._done(item)
+                done = self._done(item)
+                done.wrote = artifact_paths(item.get("wrote"))
+                return done
 
     def abandon(self) -> str:
         """Stop the cell, since nobody waits for it any more; why the guest is gone, or nothing if it lives on."""
@@ -236,6 +244,19 @@ class _Ladder:
     def _up(self) -> None:
         self._rung += 1
         self._deadline = time.monotonic() + STEP_SECONDS
+
+
+def artifact_paths(said: object) -> list[str]:
+    """Paths below artifacts/, and nothing else, of what the guest said."""
+    found: list[str] = []
+    for text in said[:MOST_TOLD] if isinstance(said, list) else ():
+        try:
+            path = VolumePath(str(text))
+        except BadPath:
+            continue
+        if path.root == FOLDER and str(path) != FOLDER:
+            found.append(str(path))
+    return found
 
 
 def _refuse(name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:

@@ -192,6 +192,8 @@ class Children:
                 room -= len(data)
                 path = str(VolumePath(f"artifacts/{name}/{one.path.removeprefix('artifacts/')}"))
                 put_file(target, path, data)
+                if parent.artifacts is not None:
+                    parent.artifacts[path] = sha256_of(data)
                 done.append(
                     ArtifactWritten(path=path, bytes=len(data), sha256=sha256_of(data), origin=machine.sandbox_id)
                 )

@@ -65,7 +65,13 @@ class DaytonaSandboxes:
 
     def open(self, role: Role, on_output: OnOutput | None = None, on_fact: OnFact | None = None) -> PullableInterpreter:
         """An interpreter whose sandbox is had when it starts: the session's for a role that is kept, else a new one."""
-        return self._interpreter(lambda: self._root(role), role, on_output, on_fact)
+
+        def take() -> tuple[SandboxMachine, SandboxChanged]:
+            machine, changed = self._root(role)
+            machine.artifacts = {}
+            return machine, changed
+
+        return self._interpreter(take, role, on_output, on_fact)
 
     def child(
         self, parent_id: str, role: Role, on_output: OnOutput | None = None, on_fact: OnFact | None = None

@@ -161,6 +161,12 @@ def put_file(place: Place, path: str, data: bytes) -> None:
     place.put(path, data)
 
 
+def digests_of(place: Place, paths: list[str]) -> list[Digest]:
+    """The files among `paths`, with their digests; what is no file any more is left out."""
+    found = _Digests.model_validate(_ok(place.ask("digests_of", paths=paths), "artifacts"))
+    return [Digest(path=path, bytes=size, sha256=sha256) for path, size, sha256 in found.entries if path in paths]
+
+
 def digests_below(place: Place, path: str, most: int) -> tuple[list[Digest], bool]:
     """The files below `path` with their digests, at most `most`, and whether there are more. What is no path is not."""
     found = _Digests.model_validate(_ok(place.ask("digests", path=path, most=most), path))

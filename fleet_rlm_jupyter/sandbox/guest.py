@@ -19,6 +19,7 @@ import types
 from collections.abc import Callable
 from typing import Any
 
+from .artifacts import Artifacts
 from .codec import MAX_INLINE, PROTOCOL, Frame, FrameReader, dumps, loads, pack, unpack
 from .guest_line import SPILL, Callbacks, Outbox, spill
 from .output import Brake, Output, redirect
@@ -224,6 +225,7 @@ class Guest:
 
     def serve(self) -> None:
         os.makedirs(SPILL, exist_ok=True)
+        self._artifacts = Artifacts()
         signal.signal(signal.SIGINT, self._brake.on_signal)
         threading.Thread(target=self._read, daemon=True).start()
         ready: Frame = {"t": "ready", "pid": os.getpid(), "py": sys.version.split()[0], "proto": PROTOCOL}
@@ -241,6 +243,8 @@ class Guest:
                 os._exit(0 if done["ok"] else 1)
             self._settle()
             self._output.end()
+            if wrote := self._artifacts.changed():
+                done["wrote"] = wrote
             self._outbox.send(done)
 
     def _read(self) -> None:

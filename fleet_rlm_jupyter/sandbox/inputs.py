@@ -6,6 +6,7 @@ import datetime
 import decimal
 import hashlib
 import operator
+import secrets
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -46,6 +47,7 @@ class Inputs:
     def __init__(self, machine: Machine, libraries: frozenset[str]) -> None:
         """`libraries`: what the guest can import of those that tables and arrays need."""
         self._machine = machine
+        self._name = secrets.token_hex(6)  # other REPLs in the same sandbox may be sent the same content at once
         self._libraries = libraries
         self._bound: dict[str, _Bound] = {}
         self._sent: set[str] = set()
@@ -71,7 +73,7 @@ class Inputs:
         if kind == "json" and len(data) <= MOST_INLINE and inline + len(data) <= MOST_INLINE_OF_CELL:
             values[key] = {"v": packed, "n": len(data)}
         else:
-            path = f"{self._machine.home}/.fleet/{key}"
+            path = f"{self._machine.home}/.fleet/{key}-{self._name}"
             self._machine.put(path, data)
             values[key] = {kind: path}
         self._sent.add(key)

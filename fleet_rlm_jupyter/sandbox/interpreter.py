@@ -29,11 +29,12 @@ _MOST_CODE = 400_000
 
 
 class Opened(Machine, Protocol):
-    """A started sandbox with its guest; `close` gives it back, twice is harmless."""
+    """A started sandbox with its guest; `close` gives it back, twice is harmless. `wrote` is told changed artifacts."""
 
     sandbox_id: str
     link: KernelLink
 
+    def wrote(self, paths: list[str]) -> None: ...
     def close(self) -> None: ...
 
 
@@ -155,6 +156,8 @@ class SandboxInterpreter:
                     f"the sandbox could not take in the inputs: {done.error} {done.message}",
                     "raise sandbox.memory_mb, or pass a smaller context",
                 )
+            if done.wrote:
+                opened.wrote(done.wrote)
         except SandboxError as err:
             self._end(err.text)
             raise CodeInterpreterError(str(err)) from err

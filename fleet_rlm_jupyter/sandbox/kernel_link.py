@@ -21,7 +21,7 @@ from fleet_rlm_jupyter.sandbox.callers import Callers, Reply
 from fleet_rlm_jupyter.sandbox.cell import CallTool, Cell, CellWatch, Done, News
 from fleet_rlm_jupyter.sandbox.codec import MAX_INLINE, Frame, FrameReader, dumps, encode, loads, pack, unpack
 
-GUEST = ("codec.py", "output.py", "tables.py", "guest_line.py", "guest.py")
+GUEST = ("codec.py", "artifacts.py", "output.py", "tables.py", "guest_line.py", "guest.py")
 
 ACK_EVERY = 16
 ACK_BYTES = 128_000
@@ -216,7 +216,7 @@ class KernelLink:
         data = dumps(packed)
         if len(data) <= MAX_INLINE:
             return {"v": packed}
-        path = f"{self._machine.home}/.fleet/answer-{int(str(frame.get('i')))}"
+        path = f"{self._machine.home}/.fleet/answer-{self.pid}-{int(str(frame.get('i')))}"
         self._machine.put(path, data)
         return {"f": path}
 

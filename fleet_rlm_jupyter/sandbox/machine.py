@@ -9,10 +9,11 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from fleet_rlm_jupyter.domain.errors import SandboxError
-from fleet_rlm_jupyter.domain.events import SandboxChanged, SandboxState
+from fleet_rlm_jupyter.domain.errors import FleetError, SandboxError
+from fleet_rlm_jupyter.domain.events import ArtifactWritten, SandboxChanged, SandboxState
 from fleet_rlm_jupyter.domain.ports import OnFact
 from fleet_rlm_jupyter.sandbox.client import CALL_SECONDS, DaytonaClient
+from fleet_rlm_jupyter.sandbox.files import SandboxPlace, digests_of
 from fleet_rlm_jupyter.sandbox.kernel_link import KernelLink, guest_files
 from fleet_rlm_jupyter.sandbox.retries import retried
 from fleet_rlm_jupyter.sandbox.service_errors import ended, sdk
@@ -45,7 +46,8 @@ class SandboxMachine:
     `on_close` decides what becomes of the sandbox when its user is done, and says it; the guest and the line end in any
     case. `changed` is what its user was last told of it, by `tell`; `why_dead` says why the guest ended unasked. `base`
     is the folder with the four roots of a volume: the volume where one is mounted, else the working folder.
-    `is_beside`: its guest is one more in a sandbox where runs have theirs.
+    `is_beside`: its guest is one more in a sandbox where runs have theirs. `artifacts` has the digests of those that
+    were told; None where nobody is told of them, since they are copied to a parent first.
     """
 
     def __init__(self, client: DaytonaClient, sandbox: Any, on_close: OnClose, sandbox_id: str = "") -> None:
@@ -59,6 +61,7 @@ class SandboxMachine:
         self.home = self.base = ""
         self.is_alive = True
         self.is_beside = False
+        self.artifacts: dict[str, str] | None = None
         self.why_dead = ""
         self._handle: Any = None
         self._pty = f"fleet-{secrets.token_hex(6)}"
@@ -99,7 +102,20 @@ class SandboxMachine:
             raise sdk().DaytonaError(f"a value of {info.size:,} bytes is too large to leave the sandbox")
         return await retried(lambda: self.sandbox.fs.download_file(path, FILE_SECONDS)) or b""
 
-    def label(self, labels: dict[str, str], after: asyncio.Future[None] | None) -> asyncio.Future[None]:
+    def wrote(self, paths: list[str]) -> None:
+        """Tell of artifacts that are new or have other content than was told."""
+        if self.artifacts is None or self.tell is None:
+            return
+        try:
+            found = digests_of(SandboxPlace(self._client, self.sandbox, self.base), paths)
+        except FleetError:
+            return  # the files are there all the same, and the cell has run
+        for one in found:
+            if self.artifacts.get(one.path) != one.sha256:
+                self.artifacts[one.path] = one.sha256
+                self.tell(ArtifactWritten(path=one.path, bytes=one.bytes, sha256=one.sha256))
+
+    def label(self, labels: dict[str, str], after: asyncio.Future[None] | None = None) -> asyncio.Future[None]:
         """Say whom the sandbox works for, on the loop; `after` the ones before, which would else come back."""
 
         async def work() -> None:

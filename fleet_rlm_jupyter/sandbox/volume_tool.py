@@ -119,6 +119,21 @@ def digests(base: str, path: str, most: int) -> dict[str, object]:
     return {"entries": files, "is_cut": found["is_cut"]}
 
 
+def digests_of(base: str, paths: list[str]) -> dict[str, object]:
+    """[path, bytes, sha256] of those that are files."""
+    files: list[list[object]] = []
+    for path in paths:
+        try:
+            seen = look(base, path)
+            if seen["kind"] == "file":
+                parent, _, name = path.rpartition("/")
+                with folder(base, parent) as here:
+                    files.append([path, seen["bytes"], _digest(here, name)])
+        except (OSError, Refused):
+            continue
+    return {"entries": files, "is_cut": False}
+
+
 def prepare(base: str, path: str) -> dict[str, object]:
     """Make the folders above a file that is about to be written; refuse what is there and no file."""
     parent, _, name = path.rpartition("/")
@@ -203,7 +218,7 @@ def _digest(here: int, name: str) -> str:
 
 
 _DO = {
-    "look": look, "tree": tree, "digests": digests, "prepare": prepare,
+    "look": look, "tree": tree, "digests": digests, "digests_of": digests_of, "prepare": prepare,
     "make_folder": make_folder, "delete": delete, "move": move,
 }  # fmt: skip
 _KINDS = {errno.ENOENT: "missing", errno.ELOOP: "link", errno.ENOTDIR: "no folder", errno.ENOSPC: "full"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -10,6 +11,7 @@ import daytona
 import pytest
 from contract.faulty_line import Fault, FaultyLine, answer, refusal
 from contract.localdaytona_server import KEY, Server, live_sandboxes, until
+from dspy.primitives.code_interpreter import CodeExecutionError
 
 from fleet_rlm_jupyter.domain.errors import BadPath, SandboxUnavailable
 from fleet_rlm_jupyter.domain.events import ArtifactWritten, SandboxChanged
@@ -76,6 +78,57 @@ def test_a_parent_reads_what_its_child_wrote(local: DaytonaSandboxes, parent: An
     kept = json.loads(parent.execute(f"open('meta/children/{name}.json').read()"))
     assert kept["artifacts"] == [{"path": written.path, "bytes": 5, "sha256": written.sha256}]
     assert (kept["run"], kept["depth"]) == ("r-1", 2)
+
+
+def written(told: list[Any]) -> list[tuple[str, int, str, str]]:
+    return [(one.path, one.bytes, one.sha256, one.origin) for one in told if isinstance(one, ArtifactWritten)]
+
+
+def test_what_a_cell_writes_below_artifacts_is_told_with_its_digest(local: DaytonaSandboxes) -> None:
+    told: list[Any] = []
+    role = Role("s-writes", "r-1", "rlm", 1, is_kept=True)
+    root = local.open(role, on_fact=told.append)
+    root.execute("import os\nos.makedirs('artifacts/deep')\nopen('artifacts/deep/a', 'w').write('one')")
+    first = ("artifacts/deep/a", 3, hashlib.sha256(b"one").hexdigest(), "")
+    assert written(told) == [first]
+    root.execute("open('artifacts/deep/a', 'w').write('one'); open('memory/m', 'w').write('x'); os.chdir('/')")
+    assert written(told) == [first]  # nothing is new about it
+    with pytest.raises(CodeExecutionError):
+        root.execute("os.chdir(os.environ['HOME']); open('artifacts/b', 'w').write('two'); 1 / 0")
+    second = ("artifacts/b", 3, hashlib.sha256(b"two").hexdigest(), "")
+    assert written(told) == [first, second]
+    root.shutdown()
+    again = local.open(role, on_fact=told.append)
+    again.execute("1")
+    again.shutdown()
+    assert written(told) == [first, second]
+
+
+def test_what_a_child_wrote_is_told_once_and_as_the_childs(local: DaytonaSandboxes) -> None:
+    told: list[Any] = []
+    parent = local.open(ROOT, on_fact=told.append)
+    parent.start()
+    child = local.child(parent.sandbox_id, child_role(), on_fact=told.append)
+    child.execute("open('artifacts/once', 'w').write('found')")
+    assert written(told) == []
+    child_id = child.sandbox_id
+    child.shutdown()
+    parent.execute("open('artifacts/own', 'w').write('mine')")
+    parent.shutdown()
+    assert [(path, origin) for path, _, _, origin in written(told)] == [
+        (f"artifacts/child-{child_id[:8]}/once", child_id),
+        ("artifacts/own", ""),
+    ]
+
+
+def test_a_child_from_the_pool_bears_the_labels_of_its_work(cloud, service: Server) -> None:
+    home = cloud(warm=1)
+    parent = home.open(ROOT)
+    parent.start()
+    until(lambda: len(live_sandboxes(service)) == 2)
+    child = home.child(parent.sandbox_id, child_role())
+    child.start()
+    until(lambda: [one["role"] for one in live_sandboxes(service) if one.get("depth") == "2"] == ["child"])
 
 
 def test_isolation_is_told_whole(local: DaytonaSandboxes, parent: Any) -> None:
@@ -283,8 +336,9 @@ def test_generated_code_hands_files_to_a_child_and_reads_what_it_left(local: Day
     told: list[Any] = []
     run = bench.ask(Question("parent", mode="rlm_only"), watcher=told.append).result(60)
     assert run.answer == "done abab"
-    kinds = [event.fact.type for event in told]
-    assert kinds.count("artifact.written") == 1
+    of_child, own = written([event.fact for event in told])
+    assert of_child[0].endswith("/out")
+    assert (own[0], own[3]) == ("artifacts/in", "")
 
 
 def test_more_children_at_once_than_siblings_are_refused_at_the_factory(local: DaytonaSandboxes) -> None:

@@ -404,3 +404,22 @@ def test_a_sandbox_that_cannot_be_looked_for_is_not_given_up(opened, line: Fault
     line.faults.append(Fault("GET /api/sandbox/", refusal(503), times=2))
     said, told = run_cell(home, turn(run="r-2"), "open('note').read()")
     assert (said, told.states[0]) == ("here", "reused")
+
+
+def test_two_repls_of_one_sandbox_take_in_the_same_large_input_at_once(local: DaytonaSandboxes) -> None:
+    run = local.open(turn("s-twice"))
+    beside = local.open(Role("s-twice", "", "cell", 1, is_kept=True, is_beside=True))
+    run.start()
+    beside.start()
+    assert run.sandbox_id == beside.sandbox_id
+    try:
+        with ThreadPoolExecutor(2) as threads:
+            for number in range(10):
+                text = str(number) * 100_000
+                both = [
+                    threads.submit(repl.execute, "print(len(text), text[0])", {"text": text}) for repl in (run, beside)
+                ]
+                assert [done.result(60) for done in both] == [f"100000 {number}"] * 2
+    finally:
+        beside.shutdown()
+        run.shutdown()

@@ -169,7 +169,7 @@ def foreign_imports(path: str, source: str) -> Complaints:
     if path.startswith("domain/"):
         ours = ("pydantic", f"{NAME}.domain")
     elif path in UPLOADED:
-        ours = (".codec", ".output", ".tables", ".guest_line")
+        ours = (".artifacts", ".codec", ".output", ".tables", ".guest_line")
     else:
         return
     for node in ast.walk(ast.parse(source)):

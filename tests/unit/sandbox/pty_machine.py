@@ -35,6 +35,7 @@ class PtyMachine:
             (folder / name).write_bytes(text)
         self.link = KernelLink(self)
         self.uploads: list[str] = []
+        self.artifacts: list[str] = []
         self.is_full = False
         self._is_cut = False
         self._is_open = True
@@ -71,6 +72,9 @@ class PtyMachine:
 
     def get(self, path: str) -> bytes:
         return Path(path).read_bytes()
+
+    def wrote(self, paths: list[str]) -> None:
+        self.artifacts += paths
 
     def cut(self) -> None:
         self._is_cut = True

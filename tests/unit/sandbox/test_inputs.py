@@ -38,6 +38,14 @@ class Disk:
         return self.files[path]
 
 
+def test_two_repls_in_one_sandbox_are_sent_the_same_content_by_files_of_their_own():
+    disk = Disk()
+    sent = [Inputs(disk, frozenset()).prepare({"text": LONG})[1] for _ in range(2)]
+    paths = {frame["text"] for values in sent for frame in values.values()}
+    assert len(paths) == 2 == len(disk.files)  # each guest deletes the file that it has read
+    assert set(disk.files.values()) == {LONG.encode()}
+
+
 @dataclasses.dataclass
 class Box:
     content: Any
