@@ -52,6 +52,13 @@ def _count(parts: Parts, profile: Profile) -> dict[str, str]:
     return {"recipe": "count", "where": show_where(tests), "unit": unit}
 
 
+def _share(parts: Parts, profile: Profile) -> dict[str, str]:
+    """`What percentage of errors are from auth?` is no share of all records."""
+    if len(_conditions(parts["rest"], profile)) > 1:
+        raise Unclear("it is not clear of which records the share is asked for; group_by with where shows shares")
+    return _count(parts, profile)
+
+
 def _having(parts: Parts, profile: Profile) -> dict[str, str]:
     """`How many packages have a homepage?` is a question only where some have none."""
     name = _field(parts["has"][0])
@@ -73,6 +80,7 @@ def _distinct(parts: Parts, profile: Profile) -> dict[str, str]:
             return {"recipe": "list", "field": name, "where": show_where(tests)}
     if "distinct" not in parts and (known is None or known["numeric"]):
         raise Unclear(f"how many {name} can mean how many records, how many different values or a sum")
+    _one_by_one(name, parts.get("rest", []), profile)
     return _group(parts, profile)
 
 
@@ -93,7 +101,19 @@ def _list(parts: Parts, profile: Profile) -> dict[str, str]:
     tests = _conditions(rest, profile)
     if any(test.field == name for test in tests):
         raise Unclear(f"the question names {name} and already says its value")
+    _one_by_one(name, rest, profile)
     return {"recipe": "list", "field": name, "where": show_where(tests)}
+
+
+def _one_by_one(name: str, rest: list[Token], profile: Profile) -> None:
+    """Unclear where a value has many records, and the question needs them all: `which users have no errors`."""
+    if profile["fields"].get(name, {"unique": False})["unique"]:
+        return
+    tests = _conditions(rest, profile)
+    if any(test.operator == "!=" and test.field != name for test in tests):
+        raise Unclear(f"{name} has values with many records: one without it, or all, is not said")
+    if any(len(test.values) > 1 for test in tests) and any(token.symbol == "a" for token in rest):
+        raise Unclear(f"{name} has values with many records: one of the two, or both, is not said")
 
 
 def _list_itself(parts: Parts, profile: Profile) -> dict[str, str]:
@@ -223,7 +243,8 @@ _TEMPLATES: tuple[tuple[re.Pattern[str], Callable[[Parts, Profile], dict[str, st
         (rf"(?P<k>N)?(?P<group>{_F})h?(?P<cue>[xymlfg])(?P<stat>s)(?P<field>F)(?P<rest>{_REST})", _stats),
         (rf"(?:k(?P<k>N)|(?P<top>k))(?P<group>{_F})p(?P<stat>s)(?P<field>F)(?P<rest>{_REST})", _stats),
         (rf"c(?P<rest>{_SOME})h(?P<has>{_F})", _having),
-        (rf"[cr](?P<rest>{_SOME})", _count),
+        (rf"r(?P<rest>{_SOME})", _share),
+        (rf"c(?P<rest>{_SOME})", _count),
         (r"(?P<field>[FU])(?P<itself>h?[SXt]Q)", _list_itself),
         (rf"(?P<field>{_F})(?:a{_F})?(?P<rest>{_TRUE})", _list),
         (rf"(?P<rest>v?[VQ])(?P<field>{_F})", _list),
@@ -243,6 +264,8 @@ def _conditions(tokens: list[Token], profile: Profile) -> list[Condition]:
             joint = found[0] if found[0] in "au" else joint
             continue
         words = tokens[found.start() : found.end()]
+        if symbols[found.end() :][:1] in ("n", "E") and len(words) > 1 and _says_how_many(words):
+            raise Unclear(f"{words[-1].text} {tokens[found.end()].text} may be how many there are, not a value")
         if "z" in found["one"]:
             tests += _between(words)
             joint = ""
@@ -257,6 +280,11 @@ def _conditions(tokens: list[Token], profile: Profile) -> list[Condition]:
             tests.append(test)
         joint = ""
     return tests
+
+
+def _says_how_many(words: list[Token]) -> bool:
+    """Whether a condition ends as in `cities have more than 100 rows`; `status >= 500 records` is another matter."""
+    return words[-1].symbol == "N" and words[-2].symbol.startswith("o") and bool(words[-2].text.strip("<>=!"))
 
 
 def _clash(one: Condition, other: Condition) -> bool:
@@ -282,6 +310,8 @@ def _condition(tokens: list[Token], profile: Profile) -> Condition:
         holder = Token("F", comparison, (_dimension(comparison, profile),))
     value = next((kinds[symbol] for symbol in "VNQE" if symbol in kinds), None)
     if value is None and holder is not None:
+        if tokens[-1].symbol == "j" and tokens[-1].text.casefold() not in ("missing", "empty"):
+            raise Unclear(f"the question does not say what {holder.text} have none of")
         return _without_value(holder, kinds, is_not, profile)
     assert value is not None, "every other form has a value"
     if holder is not None and holder.symbol == "U" and value.symbol == "V" and holder.fields[0] not in value.values:
@@ -296,8 +326,10 @@ def _condition(tokens: list[Token], profile: Profile) -> Condition:
     operator = _text_operator(value) if operator == "~" else operator
     if operator in (">", ">=", "<", "<=") and number(value.text) is None:
         raise Unclear(f"{name} {operator} needs a number, not {value.text!r}")
-    if holder.symbol == "U" and value.symbol == "N" and (operator not in ("=", "!=") or name not in value.values):
-        raise Unclear(f"{name} holds no numbers")
+    if value.symbol == "N" and (operator not in ("=", "!=") or (holder.symbol == "U" and name not in value.values)):
+        known = profile["fields"].get(name)
+        if holder.symbol == "U" or (known and not known["numeric"] and "config" not in profile["kinds"]):
+            raise Unclear(f"{name} is not a number in every record")
     values: tuple[str, ...] = (value.text,)
     if value.symbol not in ("N", "Q", "Qw") and operator not in ("^=", "$="):
         if name not in value.values:

@@ -135,6 +135,9 @@ _NO_NAMES = frozenset(
         "code",
         "most",
         "many",
+        *("never", "not", "no", "only", "always", "ever", "often", "rarely", "seldom", "sometimes", "nowhere", "none"),
+        *("nothing", "nobody", "anything", "anyone", "everything", "all", "every", "each", "other", "another", "least"),
+        *("itself", "themselves", "they", "them", "there", "here", "more", "less", "and", "or", "also", "directly"),
     ]
 )
 

@@ -66,12 +66,15 @@ def said_groups(recipe: str, slots: dict[str, str], done: Tally) -> tuple[list[s
     if not order:
         return [f"No record has a value of {field}{among}."], [], []
     most = 20 if recipe == "group_by" else max(wanted(slots), 5)
-    total = sum(counts.values())
+    total = done["matched"] - done["absent"]
     table = [f"{value or '(empty)'}: {counts[value]:,} ({share(counts[value], total)})" for value in order[:most]]
     rest = f"; and {len(order) - most:,} more values" if len(order) > most else ""
     if recipe == "group_by":
         sentences = [f"{amount(len(order), 'different value')} of {field}{among}: {'; '.join(table)}{rest}."]
-        sentences.append(f"Together {total:,}.")
+        is_list = sum(counts.values()) > total
+        sentences.append(
+            f"{total:,} records, each counted for every item it has." if is_list else f"Together {total:,}."
+        )
         keep = order[:10]
     else:
         sentences = [first_of(slots, counts, order, among), f"By {field}: {'; '.join(table)}{rest}."]

@@ -9,7 +9,7 @@ from typing import TypedDict
 from fleet_rlm_jupyter.engine.recipes.conditions import Condition, holds, number, parse_where
 from fleet_rlm_jupyter.engine.recipes.inventory import PYTHON_UNITS, python_rows
 from fleet_rlm_jupyter.engine.recipes.passages import TEXT_UNITS, units_of
-from fleet_rlm_jupyter.engine.recipes.records import Line, Piece, Row, lines_of, read_rows, value_of
+from fleet_rlm_jupyter.engine.recipes.records import LISTED, Line, Piece, Row, lines_of, read_rows, value_of
 
 KEPT_LINES = 20
 KEPT_VALUES = 40
@@ -51,8 +51,9 @@ def tally(pieces: list[Piece], slots: dict[str, str]) -> Tally:
                 if value is not None and (value in seen or len(seen) <= KEPT_VALUES):
                     seen[value] += 1
             if not all(holds(test, value_of(row, test.field, piece.path)) for test in tests):
-                if slots.get("order") == "fewest" and (value := value_of(row, field, piece.path)) is not None:
-                    counts[value] += 0  # fewest can be none at all
+                value = value_of(row, field, piece.path) if slots.get("order") == "fewest" else None
+                if value is not None:
+                    counts.update(dict.fromkeys(items_of(row, field, value), 0))  # fewest can be none at all
                 continue
             done["matched"] += 1
             value = value_of(row, field, piece.path) if field else ""
@@ -61,13 +62,20 @@ def tally(pieces: list[Piece], slots: dict[str, str]) -> Tally:
             elif value is None:
                 done["absent"] += 1
             else:
-                counts[value] += 1
-                lines = done["lines"].setdefault(value, [])
-                if len(lines) < KEPT_LINES:
-                    lines.append(shown(piece, row))
+                for item in items_of(row, field, value):
+                    counts[item] += 1
+                    lines = done["lines"].setdefault(item, [])
+                    if len(lines) < KEPT_LINES:
+                        lines.append(shown(piece, row))
     done["counts"] = dict(counts)
     done["others"] = {name: dict(seen) for name, seen in others.items() if len(seen) <= KEPT_VALUES}
     return trimmed(done, slots)
+
+
+def items_of(row: Row, field: str, value: str) -> list[str]:
+    """The value, or the items of a JSON list, each once."""
+    is_list = row.fields is not None and f"{field}.count" in row.fields
+    return list(dict.fromkeys(value.split(LISTED))) if is_list else [value]
 
 
 def empty_tally() -> Tally:

@@ -63,7 +63,7 @@ _SEARCH = tuple(
         r"(?:(?:that|which)\s+)?(?:mention(?:s|ing)?|contain(?:s|ing)?|with|about|on|of|say(?:s|ing)?|speak(?:s|ing)?\s+of)\s+(?P<query>.+?)",
         r"(?:which|what)\s+(?:passages?|paragraphs?|sentences?|places?|lines?|verses?|sections?|chapters?|parts?)\s+"
         r"(?:mentions?|contains?|says?|speaks?\s+(?:of|about)|(?:is|are)\s+about|ha(?:s|ve)|deals?\s+with|covers?|discuss(?:es)?"
-        r"|describes?|explains?|tells?\s+(?:of|about))\s+(?P<query>.+?)",
+        r"|describes?|explains?|tells?\s+(?:of|about))\s+(?P<query>(?!(?:the\s+)?(?:most|fewest|least|more|fewer|highest|lowest)\b).+?)",
         r"(?:search|look)\s+(?:for\s+)?(?P<query>.+?)",
         r"what\s+(?:does|do)\s+(?:the|this|it|these)(?:\s+\w+)?\s+say\s+(?:about|on|of)\s+(?P<query>.+?)",
     )
@@ -78,7 +78,8 @@ _ASKS = re.compile(
 _JUDGES = frozenset(
     """best better worse worst more most less least should could would can may might must seem seems think believe
     opinion really truly main important moral why summarize summary theme themes tone feel feeling good bad wrong
-    right likely probably compare comparison difference similar safe risky typical my our we you your us""".split()  # noqa: SIM905
+    right likely probably compare comparison difference similar safe risky typical my our we you your us
+    total average median sum percentage percent""".split()  # noqa: SIM905
 )
 _MEASURES = frozenset("many much old long large far tall big deep wide high".split())  # noqa: SIM905
 _PLAIN = frozenset(

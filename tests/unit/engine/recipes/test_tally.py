@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fleet_rlm_jupyter.engine.recipes.parts import chosen, cut, pieces_of_part
 from fleet_rlm_jupyter.engine.recipes.profile import pieces_of
 from fleet_rlm_jupyter.engine.recipes.records import Piece
-from fleet_rlm_jupyter.engine.recipes.report import report_tally
+from fleet_rlm_jupyter.engine.recipes.report import report_tally, said_groups
 from fleet_rlm_jupyter.engine.recipes.tally import merge_tallies, tally
 
 
@@ -110,3 +110,19 @@ def test_nothing_found_is_an_answer():
         assert report_tally("top_k", slots, tally([piece], slots)).sentences[0].startswith("No record has")
     said = report_tally("count", {"where": "b=3"}, tally([piece], {"where": "b=3"})).sentences
     assert said[0] == "0 of 1 record (0.0 %) match b=3."
+
+
+def test_the_items_of_a_json_list_are_counted_each_and_not_their_combinations():
+    text = '{"tags": ["a", "b"]}\n{"tags": ["b", "b"]}\n{"tags": ["b", "c"]}\n{"tags": []}\n'
+    done = tally([Piece("jsonl", 1, "context", text)], {"field": "tags"})
+    assert done["counts"] == {"a": 1, "b": 3, "c": 1}
+    fewest = tally([Piece("jsonl", 1, "context", text)], {"field": "tags", "order": "fewest", "where": "tags=a"})
+    assert fewest["counts"] == {"a": 1, "b": 1, "c": 0}
+    (said, together), _, _ = said_groups("group_by", {"field": "tags"}, done)
+    assert "3 different values of tags: b: 3 (100.0 %); a: 1 (33.3 %)" in said
+    assert together == "3 records, each counted for every item it has."
+
+
+def test_a_text_with_bars_is_one_value():
+    done = tally([Piece("csv-comma", 1, "context", "a,b\nx | y,1\nx,2\n")], {"field": "a"})
+    assert done["counts"] == {"x | y": 1, "x": 1}

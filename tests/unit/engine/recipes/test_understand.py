@@ -112,6 +112,34 @@ the
 """.strip().split("\n")
 
 
+REPEATED = """
+What percentage of errors are from billing?
+What share of billing records are errors?
+How many users have no errors?
+How many users have no notes?
+Which users are not in billing?
+How many users are not in billing?
+Which users have errors and warnings?
+How many users have errors and warnings?
+How many services have more than 3 records?
+How many amounts have more than 2 records?
+How many services have more than 3 errors?
+How many services have service over 3?
+Which services have no note?
+""".strip().split("\n")
+
+
+@pytest.mark.parametrize("question", REPEATED)
+def test_what_goes_for_all_records_of_a_value_is_not_answered_by_single_ones(question):
+    levels, services = ("ERROR", "WARN", "INFO"), ("auth", "billing", "web")
+    rows = [
+        f'{{"level": "{levels[at % 3]}", "service": "{services[at % 7 % 3]}", "user": "u{at % 5}", "amount": {at % 4}'
+        + (', "note": "x"}' if at % 2 else "}")
+        for at in range(60)
+    ]
+    assert isinstance(planned(question, "\n".join(rows)), Abstention)
+
+
 @pytest.mark.parametrize("question", UNDERSTOOD)
 @pytest.mark.parametrize("kind", ["kv", "csv", "jsonl"])
 def test_a_question_that_is_covered_word_by_word_becomes_a_recipe(kind, question):
@@ -248,6 +276,9 @@ Explain OrderedDict
 Which modules define a class that subclasses Exception or OSError?
 Which classes that subclass Exception are used?
 Where is it defined?
+Which functions are never called?
+Which functions are not called?
+Where is nothing raised?
 """.strip().split("\n")
 
 
@@ -309,6 +340,8 @@ What is the mood of the farmer?
 Who?
 What is it about?
 Does the farmer like the crow?
+Which section has the most farms?
+What is the total old farm?
 """.strip().split("\n")
 
 
