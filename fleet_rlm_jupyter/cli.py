@@ -195,6 +195,9 @@ def main() -> NoReturn:
         code = 0
     except click.exceptions.Exit as err:
         code = err.exit_code
+    except click.exceptions.NoArgsIsHelpError as err:
+        print(err.format_message())  # a group of commands alone: what there is, no error
+        code = 0
     except click.ClickException as err:
         command = err.ctx.command_path if isinstance(err, click.UsageError) and err.ctx else "fleet"
         code = _report(fleet.BadRequest(err.format_message().rstrip("."), f"see {command} --help"))

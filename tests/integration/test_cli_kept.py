@@ -171,3 +171,11 @@ def test_a_run_bigger_than_memory_is_replayed(url, tmp_path):
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=100, check=True)
     assert len(done.stdout.splitlines()) == 50_001
     assert int(done.stderr) < 120, "MB at most, of 100 MB that were read"
+
+
+@pytest.mark.parametrize("words", [(), ("runs",), ("sessions",), ("datasets",)])
+def test_a_group_of_commands_alone_says_what_there_is_and_is_no_error(fleet, words):
+    code, out, err = fleet(*words)
+    assert (code, err) == (0, "")
+    assert out.startswith("Usage: fleet")
+    assert "Commands:" in out
