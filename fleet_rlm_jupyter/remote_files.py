@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from urllib.parse import quote
 
 from fleet_rlm_jupyter.connection import Connection
@@ -23,9 +24,14 @@ class RemoteFiles:
         query = {"path": path, "most_bytes": most_bytes}
         return self._connection.send("GET", f"{self._path}/content", None, {}, query)
 
-    def write(self, path: str, data: bytes) -> None:
-        headers = {"Content-Type": "application/octet-stream"}
-        self._connection.send("PUT", f"{self._path}/content", data, headers, {"path": path})
+    def write(self, path: str, data: bytes | Path) -> None:
+        headers, target = {"Content-Type": "application/octet-stream"}, f"{self._path}/content"
+        if isinstance(data, bytes):
+            self._connection.send("PUT", target, data, headers, {"path": path})
+            return
+        with data.open("rb") as file:
+            headers["Content-Length"] = str(data.stat().st_size)
+            self._connection.send("PUT", target, file, headers, {"path": path})
 
     def make_folder(self, path: str) -> None:
         self._connection.ask("POST", f"{self._path}/folders", type(None), {"path": path}, is_safe=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 import tempfile
 import threading
 import time
@@ -236,8 +237,11 @@ class FolderPlace:
     def get(self, path: str) -> bytes:
         return (self._folder / path).read_bytes()
 
-    def put(self, path: str, data: bytes) -> None:
-        (self._folder / path).write_bytes(data)
+    def put(self, path: str, data: bytes | Path) -> None:
+        if isinstance(data, Path):
+            shutil.copyfile(data, self._folder / path)
+        else:
+            (self._folder / path).write_bytes(data)
 
 
 class MemoryAllocations:

@@ -34,7 +34,7 @@ class Place(Protocol):
 
     def ask(self, do: str, **given: Any) -> Any: ...
     def get(self, path: str) -> bytes: ...
-    def put(self, path: str, data: bytes) -> None: ...
+    def put(self, path: str, data: bytes | Path) -> None: ...
 
 
 class Digest(BaseModel):
@@ -98,9 +98,9 @@ class SandboxPlace:
         work = retried(lambda: self._sandbox.fs.download_file(full, FILE_SECONDS))
         return self._client.call(work, FILE_SECONDS) or b""
 
-    def put(self, path: str, data: bytes) -> None:
-        full = f"{self._base}/{path}"
-        work = retried(lambda: self._sandbox.fs.upload_file(data, full, timeout=FILE_SECONDS))
+    def put(self, path: str, data: bytes | Path) -> None:
+        full, source = f"{self._base}/{path}", str(data) if isinstance(data, Path) else data
+        work = retried(lambda: self._sandbox.fs.upload_file(source, full, timeout=FILE_SECONDS))
         self._client.call(work, FILE_SECONDS)
 
 
@@ -137,7 +137,7 @@ class VolumeFiles:
         data = place.get(checked)
         return data[:most_bytes]  # it may have grown meanwhile
 
-    def write(self, path: str, data: bytes) -> None:
+    def write(self, path: str, data: bytes | Path) -> None:
         put_file(self._there(), str(_inside(path)), data)
 
     def make_folder(self, path: str) -> None:
@@ -155,8 +155,8 @@ class VolumeFiles:
         return place
 
 
-def put_file(place: Place, path: str, data: bytes) -> None:
-    """Write `data` whole to `path`, a checked path, making the folders above it."""
+def put_file(place: Place, path: str, data: bytes | Path) -> None:
+    """Write `data`, or what is in that file here, whole to `path`, a checked path, making the folders above it."""
     _ok(place.ask("prepare", path=path), path)
     place.put(path, data)
 

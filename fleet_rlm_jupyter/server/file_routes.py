@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from fleet_rlm_jupyter.server.desk import Asked
 from fleet_rlm_jupyter.server.schema import (
     FileEntry,
@@ -27,9 +29,9 @@ def read_file(asked: Asked, session_id: str, query: ReadQuery) -> Raw:
     return Raw([data], "application/octet-stream", query.path.rstrip("/").rpartition("/")[2])
 
 
-def write_file(asked: Asked, session_id: str, query: FileQuery, raw: bytes) -> None:
+def write_file(asked: Asked, session_id: str, query: FileQuery, upload: Path) -> None:
     """Write a file whole, with the folders above it. The body is its bytes."""
-    asked.bench.files(session_id).write(query.path, raw)
+    asked.bench.files(session_id).write(query.path, upload)
 
 
 def delete_file(asked: Asked, session_id: str, query: FileQuery) -> None:

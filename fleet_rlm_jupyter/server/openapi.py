@@ -73,7 +73,7 @@ def _operation(route: Endpoint) -> dict[str, Any]:
         found["parameters"] = parameters
     if "body" in route.hints:
         found["requestBody"] = {"required": True, **_json(route.hints["body"])}
-    if "raw" in route.hints:
+    if "raw" in route.hints or "upload" in route.hints:
         found["requestBody"] = {"required": True, "content": {"application/octet-stream": {"schema": {}}}}
     answer: dict[str, Any] = {"description": "What was asked for." if route.returns else "Done."}
     if route.returns is Raw:

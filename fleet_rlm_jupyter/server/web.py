@@ -9,6 +9,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, get_type_hints
@@ -33,6 +34,7 @@ from fleet_rlm_jupyter.domain.errors import (
     SessionBusy,
     StoreFailed,
 )
+from fleet_rlm_jupyter.server.bodies import Body
 from fleet_rlm_jupyter.server.desk import Asked, Desk
 from fleet_rlm_jupyter.server.schema import MAX_FILE_BYTES, Problem, frame_problem
 
@@ -65,8 +67,9 @@ _OF_HTTP = {403: "forbidden", 404: "not_found", 405: "method_not_allowed", 413: 
 class Endpoint:
     """One method of one path. `call` says the rest.
 
-    Its parameters: `asked`, then those in the path, `query` (a model of the query string) and `body` (of the JSON
-    body). Its return annotation is the answer's model, its docstring the summary. It runs on a thread.
+    Its parameters: `asked`, then those in the path, `query` (a model of the query string), and `body` (of the JSON
+    body), `raw` (the bytes of any other) or `upload` (a file that has them, as long as the request lasts). Its return
+    annotation is the answer's model, its docstring the summary. It runs on a thread.
     """
 
     method: str
@@ -91,7 +94,12 @@ class Endpoint:
     def summary(self) -> str:
         return (inspect.getdoc(self.call) or "").split("\n\n")[0].replace("\n", " ")
 
-    def answer(self, asked: Asked, ids: Mapping[str, str], query: Mapping[str, list[bytes]], body: bytes) -> Raw | None:
+    @property
+    def most_bytes(self) -> int:
+        """Of its body."""
+        return MAX_JSON_BYTES if self.hints.keys().isdisjoint(("raw", "upload")) else MAX_FILE_BYTES
+
+    def answer(self, asked: Asked, ids: Mapping[str, str], query: Mapping[str, list[bytes]], body: Body) -> Raw | None:
         """What the function says. Raises FleetError, or ValidationError where the request is malformed."""
         given: dict[str, Any] = dict(ids)
         if "query" in self.hints:
@@ -100,10 +108,12 @@ class Endpoint:
         elif query:
             raise BadRequest("this route takes no query", "leave the part after ? out")
         if "body" in self.hints:
-            given["body"] = self.hints["body"].model_validate(_json(body))
+            given["body"] = self.hints["body"].model_validate(_json(body.data))
         elif "raw" in self.hints:
-            given["raw"] = body
-        elif body.strip():
+            given["raw"] = body.data
+        elif "upload" in self.hints:
+            given["upload"] = body.path
+        elif body.data.strip():
             raise BadRequest("this route takes no body", "send none")
         found = self.call(asked, **given)
         if found is None or isinstance(found, Raw):
@@ -157,21 +167,43 @@ class NotFound(WorkerHandler):
         raise web.HTTPError(404)
 
 
+@web.stream_request_body
 class RoutesHandler(WorkerHandler):
     """All the methods of one path that are in the table."""
 
     def initialize(self, routes: dict[str, Endpoint]) -> None:
         self.routes = routes
+        self._body: Body | None = None
+        self._is_whole = False
+
+    def prepare(self) -> None:
+        super().prepare()
+        route = self.routes.get(self.request.method or "")
+        if route is not None:
+            self._body = Body(route.most_bytes, in_file="upload" in route.hints)
+
+    def data_received(self, chunk: bytes) -> None:
+        if self._body is not None:
+            self._body.add(chunk)
+
+    def on_connection_close(self) -> None:
+        if self._body is not None and not self._is_whole:
+            self._body.close()
 
     async def _answer(self, **ids: str) -> None:
         route = self.routes.get(self.request.method or "")
-        if route is None:
+        if route is None or self._body is None:
             self.set_header("Allow", ", ".join(self.routes))
             raise web.HTTPError(405)
-        if len(self.request.body) > (MAX_FILE_BYTES if "raw" in route.hints else MAX_JSON_BYTES):
+        self._is_whole = True
+        with closing(self._body):
+            await self._give(route, self._body, ids)
+
+    async def _give(self, route: Endpoint, body: Body, ids: dict[str, str]) -> None:
+        if body.is_too_large:
             raise web.HTTPError(413)
         query = {name: list(values) for name, values in self.request.query_arguments.items()}
-        found = await asyncio.to_thread(route.answer, self.asked, ids, query, self.request.body)
+        found = await asyncio.to_thread(route.answer, self.asked, ids, query, body)
         self.set_status(route.status)
         if found is not None:
             await self.send(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import resource
 import socket as sockets
 from pathlib import Path
 
@@ -217,6 +218,27 @@ def test_a_link_in_a_sessions_files_is_shown_and_not_followed(worker, session, t
     assert worker.ask("GET", files, params={"path": "artifacts/folder"}).status_code == 400
     assert [path.name for path in tmp_path.iterdir()] == ["secret"]
     assert (tmp_path / "secret").read_text(encoding="utf-8") == "planted"
+
+
+def test_an_upload_goes_through_a_file_and_what_is_too_large_through_none(worker, session):
+    """Neither is ever held: the process's peak of memory stays where it was."""
+    files, where = f"/sessions/{session}/files/content", {"path": "memory/large"}
+    before = peak_mb()
+    size = 120_000_000
+    given = (bytes(1_000_000) for _ in range(size // 1_000_000))
+    assert worker.ask("PUT", files, params=where, data=given).status_code == 204
+    listed = worker.ask("GET", f"/sessions/{session}/files").json()["entries"]
+    assert {entry["path"]: entry["bytes"] for entry in listed}["memory/large"] == size
+    refused = worker.ask("PATCH", "/settings", data=(bytes(1_000_000) for _ in range(100)))
+    assert (refused.status_code, refused.json()["code"]) == (413, "too_large")
+    refused = worker.ask("PUT", files, params=where, data=(bytes(4_000_000) for _ in range(80)))
+    assert (refused.status_code, refused.json()["code"]) == (413, "too_large")
+    assert peak_mb() - before < 60
+    worker.ask("DELETE", f"/sessions/{session}/files", params=where)
+
+
+def peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def test_files_have_limits(worker, session):
