@@ -204,6 +204,11 @@ class ProxyHandler(FleetHandler):
         await self._answer.give()
 
 
+PING_SECONDS = 30.0
+"""How often a socket is asked whether somebody is there, and how long it may take to say so, where the server's
+`websocket_ping_interval` and `websocket_ping_timeout` say nothing."""
+
+
 class SocketHandler(  # pyright: ignore[reportIncompatibleMethodOverride]
     _Problems, WebSocketMixin, websocket.WebSocketHandler, JupyterHandler
 ):
@@ -214,11 +219,11 @@ class SocketHandler(  # pyright: ignore[reportIncompatibleMethodOverride]
     # The mixin reads these as milliseconds, tornado as seconds; only tornado's pings are on (see `open`).
     @property
     def ping_interval(self) -> float:
-        return 30.0
+        return self.settings.get("websocket_ping_interval") or PING_SECONDS
 
     @property
     def ping_timeout(self) -> float:
-        return 30.0
+        return self.settings.get("websocket_ping_timeout") or self.ping_interval
 
     @ws_authenticated
     async def get(self, *args: Any, **kwargs: Any) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import sys
+import threading
 
 import pytest
 import websocket
@@ -64,6 +65,28 @@ def test_a_worker_that_dies_is_started_anew_and_its_sockets_are_told(server):
     assert int.from_bytes(reason[:2], "big") == 1012
     wait_until(lambda: server.ask("GET", "/status").json()["worker"]["state"] == "running")
     assert server.ask("GET", "/anything").status_code == 200
+
+
+def test_a_socket_whose_other_end_is_silent_is_dropped_and_one_that_answers_is_not(tmp_path):
+    server = JupyterProcess(tmp_path, f"{CONFIG}c.ServerApp.websocket_ping_interval = 1\n")
+    try:
+        alive, dead = server.socket(), server.socket()
+        said: list[str] = []
+        # Whoever reads answers pings with it.
+        reads = threading.Thread(target=lambda: said.append(alive.recv()))
+        reads.start()
+        dead.sock.settimeout(30)
+        got = b""
+        while b"ping timed out" not in got:
+            got += dead.sock.recv(4096)
+        assert got[0] == 0x80 | websocket.ABNF.OPCODE_PING
+        assert reads.is_alive()
+        alive.send("still here")
+        reads.join(30)
+        assert json.loads(said[0])["said"] == "still here"
+        alive.close()
+    finally:
+        server.stop()
 
 
 def test_a_worker_that_cannot_start_is_a_problem_and_not_a_crash(tmp_path):
