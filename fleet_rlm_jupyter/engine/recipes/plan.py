@@ -96,8 +96,8 @@ RECIPES: Mapping[str, Recipe] = {
                 Slot("field", "the field with the numbers", is_required=True),
                 Slot("of", "the figure that is asked for, or a percentile as p95"),
                 Slot("by", "the field to group by"),
-                Slot("order", "which group comes first", choices=("highest", "lowest")),
-                Slot("k", "how many groups are asked for, 1 to 1000"),
+                Slot("order", "which group comes first; highest when left out", choices=("highest", "lowest")),
+                Slot("k", "how many groups are asked for, 1 to 1000; 1 where only order is given"),
                 _WHERE,
                 _PARTS,
             ),
@@ -254,6 +254,8 @@ _MOST = {"parts": 8, "k": 1000}
 
 
 def _check_ranking(plan: RecipePlan) -> None:
+    if plan.recipe == "stats" and not plan.slots.get("by") and {"order", "k"} & plan.slots.keys():
+        raise BadRequest("slots order and k of recipe stats need slot by", "name the field to group by")
     if plan.recipe != "top_k":
         return
     if plan.slots.get("order") in ("highest", "lowest"):

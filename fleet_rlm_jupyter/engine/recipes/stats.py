@@ -145,10 +145,11 @@ def said_by_group(
     k = int(slots.get("k", "1"))
     table = [f"{group or '(empty)'}: {rounded(found[group][asked])}" for group in groups]
     sentences: list[str] = []
-    if slots.get("order"):
+    order = slots.get("order") or ("highest" if slots.get("k") else "")
+    if order:
         tied = [group for group in groups[k:] if found[group][asked] == found[groups[min(k, len(groups)) - 1]][asked]]
         also = f" (as much as the last: {', '.join(tied[:9])})" if tied else ""
-        head = f"The {slots['order']} {asked} of {slots['field']} by {slots['by']}{among}"
+        head = f"The {order} {asked} of {slots['field']} by {slots['by']}{among}"
         sentences.append(f"{head}: {'; '.join(table[:k])}{also}.")
     rest = f"; and {len(table) - 30:,} more groups" if len(table) > 30 else ""
     sentences.append(f"The {asked} of {slots['field']} by {slots['by']}{among}: {'; '.join(table[:30])}{rest}.")

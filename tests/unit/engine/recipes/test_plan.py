@@ -52,6 +52,8 @@ def test_the_work_of_a_child_says_its_part():
         ("top_k", {"order": "highest", "field": "service"}, "needs slot by"),
         ("top_k", {"by": "latency"}, "order=highest"),
         ("top_k", {}, "give field="),
+        ("stats", {"field": "n", "k": "3"}, "need slot by"),
+        ("stats", {"field": "n", "order": "lowest"}, "need slot by"),
         ("top_k", {"field": "a", "k": "0"}, "whole number"),
         ("top_k", {"field": "a", "k": "²"}, "whole number"),
         ("count", {"parts": "9"}, "from 1 to 8"),

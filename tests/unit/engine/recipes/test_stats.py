@@ -57,6 +57,16 @@ def test_the_group_with_the_highest_mean_comes_first_with_its_mean():
     assert f"{best}: {means[best]:,.4f}".rstrip("0").rstrip(".") in report.sentences[0]
 
 
+@pytest.mark.parametrize(
+    ("order", "head"),
+    [("", "The highest sum of n by id: c: 4; b: 3."), ("lowest", "The lowest sum of n by id: a: 2; b: 3.")],
+)
+def test_as_many_groups_are_said_first_as_were_asked_for_also_when_no_order_was_given(order, head):
+    slots = {"field": "n", "by": "id", "of": "sum", "k": "2"} | ({"order": order} if order else {})
+    report = report_stats("stats", slots, numbers_of(pieces_of("id,n\na,1\nb,3\nc,4\na,1\n"), slots))
+    assert report.sentences[0] == head
+
+
 def test_a_percentile_that_is_asked_for_is_said_and_words_are_left_out_and_counted():
     pieces = pieces_of("id,n\na,1\nb,2\nc,x\nd,3\ne,10\n")
     done = numbers_of(pieces, {"field": "n"})
