@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
-from typing import cast
+from typing import Literal, TypeVar, cast, get_args, get_origin
 
 from pydantic import BaseModel, JsonValue, SecretStr
 
 from fleet_rlm_jupyter.domain.events import CallEnded, CallText, Channel, Fact, RunEnded
+
+M = TypeVar("M", bound=BaseModel)
 
 STARS = "**********"
 SHORTEST_SECRET = 6
@@ -69,9 +72,23 @@ class Mask:
         if isinstance(fact, CallText):
             text = self(fact.text)
             return fact if text == fact.text else fact.model_copy(update={"text": text})
-        data = fact.model_dump()
-        masked = self.everywhere(data)
-        return fact if masked == data else type(fact).model_validate(masked)
+        return self.everywhere_in(fact)
+
+    def everywhere_in(self, model: M) -> M:
+        """`model` with every text in it masked; a key that is also a word of ours leaves the names of things alone."""
+        changes: dict[str, object] = {}
+        for name, value in model:
+            masked = value if name in _own_words(type(model)) else self._value(value)
+            if masked != value:
+                changes[name] = masked
+        return model.model_copy(update=changes) if changes else model
+
+    def _value(self, value: object) -> object:
+        if isinstance(value, BaseModel):
+            return self.everywhere_in(value)
+        if isinstance(value, str | dict | list):
+            return self.everywhere(cast("JsonValue", value))
+        return value
 
     def open_end(self, text: str) -> int:
         """Where at the end of `text` a key may have begun that is not complete; its length if there is none."""
@@ -116,6 +133,16 @@ class MaskedFacts:
             for key in due:
                 yield CallText(channel=key[1], text=self._mask(self._held.pop(key))), key[0]
         yield self._mask.fact(fact), call_id
+
+
+@cache
+def _own_words(kind: type[BaseModel]) -> frozenset[str]:
+    """The fields of `kind` that hold one of a few words of ours."""
+    return frozenset(name for name, field in kind.model_fields.items() if _is_literal(field.annotation))
+
+
+def _is_literal(annotation: object) -> bool:
+    return get_origin(annotation) is Literal or any(_is_literal(part) for part in get_args(annotation))
 
 
 def _secrets(value: object) -> Iterable[str]:

@@ -27,9 +27,9 @@ def run_json(run: Run, events: Iterable[Event], mask: Mask) -> Bundle:
     tails of question and answer.
     """
     facts = ("run_id", "session_id", "status", "question", "answer", "model", "sandbox", "usage")
-    shown: dict[str, JsonValue] = run.model_dump(mode="json", include=set(facts))
-    lines = [_previewed(mask.everywhere(json.loads(event.encode()))) for event in events]
-    bundle: Bundle = {"schema": SCHEMA, **{name: mask.everywhere(shown[name]) for name in facts}, "events": lines}
+    shown: dict[str, JsonValue] = mask.everywhere_in(run).model_dump(mode="json", include=set(facts))
+    lines = [_previewed(json.loads(_masked(event, mask).encode())) for event in events]
+    bundle: Bundle = {"schema": SCHEMA, **{name: shown[name] for name in facts}, "events": lines}
     over = _bytes(bundle) - MOST_BYTES
     return bundle if over <= 0 else _cut(bundle, over)
 
@@ -63,6 +63,11 @@ def _cut(bundle: Bundle, over: int) -> Bundle:
         over -= _bytes(events.pop(1)) + 1
     bundle["events"] = events
     return bundle
+
+
+def _masked(event: Event, mask: Mask) -> Event:
+    """A new one: a copy would have kept the line that was made of the event before."""
+    return Event.model_validate({**dict(event), "fact": mask.fact(event.fact)})
 
 
 def _previewed(value: JsonValue) -> JsonValue:

@@ -96,6 +96,19 @@ def test_a_key_anywhere_in_a_fact_does_not_get_through(key):
             assert any(STARS in text for text in texts)
 
 
+@pytest.mark.parametrize("key", ["call.ended", "outputs", "message", "failed", "sandbox", "cancelled", "call.e"])
+def test_a_key_that_is_a_word_of_ours_hides_in_texts_and_breaks_nothing(key):
+    masked = MaskedFacts(Mask([key], home=""))
+    for fact in [*facts_with(key), RunEnded(status="cancelled")]:
+        for shown_fact, _ in masked(fact, "c"):
+            line = Event(seq=0, at=1.0, session_id="s", run_id="r", call_id="c", fact=shown_fact).encode()
+            read = Event.decode(line).fact
+            assert read.type == fact.type
+            assert getattr(read, "status", None) == getattr(fact, "status", None)
+            told = {**read.model_dump(), "type": "", "status": "", "state": ""}
+            assert key not in [text for text in _texts(list(told.values())) if text not in ErrorText.model_fields]
+
+
 def _texts(value):
     if isinstance(value, str):
         yield value
