@@ -42,10 +42,8 @@ def list_runs(search: str, session_id: str | None, limit: int, as_json: bool) ->
     if as_json:
         _print_json({"runs": [run.model_dump(mode="json") for run in found]})
         return
-    if not found:
-        click.echo("nothing is kept that fits; ask with `fleet ask`", err=True)
-    for run in found:
-        click.echo(f"{run.run_id}  {_when(run.started_at)}  {run.status or 'running':<12}{_line(run.question)}")
+    rows = [(run.run_id, run.started_at, run.status or "running", run.question) for run in found]
+    _print_rows(rows, "nothing is kept that fits; ask with `fleet ask`")
 
 
 @runs.command("show")
@@ -130,11 +128,8 @@ def list_sessions(search: str, is_archived: bool, limit: int, as_json: bool) -> 
     if as_json:
         _print_json({"sessions": [session.model_dump(mode="json") for session in found]})
         return
-    if not found:
-        click.echo("no session is kept that fits", err=True)
-    for session in found:
-        turns = f"{session.turns} turn{'' if session.turns == 1 else 's'}"
-        click.echo(f"{session.session_id}  {_when(session.updated_at)}  {turns:<10}{_line(session.title)}")
+    rows = [(one.session_id, one.updated_at, _turns(one.turns), one.title) for one in found]
+    _print_rows(rows, "no session is kept that fits")
 
 
 @sessions.command("show")
@@ -221,8 +216,16 @@ def _print_json(value: Any) -> None:
     click.echo(json.dumps(value, ensure_ascii=False))
 
 
-def _when(at: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(at))
+def _print_rows(rows: list[tuple[str, float, str, str]], empty: str) -> None:
+    """One line each: id, when, how it is, and what it is about. `empty` is said where there is none."""
+    for key, at, word, text in rows:
+        click.echo(f"{key}  {time.strftime('%Y-%m-%d %H:%M', time.localtime(at))}  {word:<12}{_line(text)}")
+    if not rows:
+        click.echo(empty, err=True)
+
+
+def _turns(count: int) -> str:
+    return f"{count} turn{'' if count == 1 else 's'}"
 
 
 def _line(text: str) -> str:
