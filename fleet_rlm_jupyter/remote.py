@@ -207,6 +207,10 @@ class RemoteWorkbench:
         """What is configured on the server, from where, whether it works, and what to do next."""
         return self.connection.ask("POST", "/checks", _Checks, is_safe=True).checks
 
+    def ready(self) -> list[Check]:
+        """As `check`, but from the server's last look where that was good and less than a minute ago."""
+        return self.connection.get("/ready", _Checks).checks
+
     def close(self) -> None:
         """Nothing is held: runs go on at the server."""
 

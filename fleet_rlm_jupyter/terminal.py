@@ -142,7 +142,7 @@ def print_checks(checks: Sequence[Check], loaded: Loaded) -> None:
     table = Table(box=None, pad_edge=False, show_edge=False, header_style="bold")
     for column in ("setting", "value", "from"):
         table.add_column(column, overflow="fold")
-    for name, value, source in _setting_rows(loaded):
+    for name, value, source in setting_rows(loaded):
         table.add_row(name, escape(value or "—"), escape(source), style="" if source != "default" else "dim")
     console.print(table)
     console.print(Text(f"\nSet one with {variable('NAME')}, a line of .env, or --set name=value.", style="dim"))
@@ -177,7 +177,7 @@ def phases_as_json(phases: Sequence[Phase]) -> dict[str, Any]:
 
 def checks_as_json(checks: Sequence[Check], loaded: Loaded) -> dict[str, Any]:
     """The same for programs."""
-    settings = [{"name": name, "value": value, "source": source} for name, value, source in _setting_rows(loaded)]
+    settings = [{"name": name, "value": value, "source": source} for name, value, source in setting_rows(loaded)]
     found = [{"name": item.name, "ok": item.is_good, "text": item.text, "hint": item.hint} for item in checks]
     return {"ok": all(item.is_good for item in checks), "checks": found, "settings": settings}
 
@@ -187,33 +187,34 @@ def clean(text: str) -> str:
     return _CONTROLS.sub(lambda found: f"\\x{ord(found.group()):02x}", text)
 
 
-def _console(*, stderr: bool = False) -> Console:
-    """The terminal as wide as it is; what goes to a file or pipe is not cut at 80 columns."""
-    console = Console(stderr=stderr, highlight=False)
-    if not console.is_terminal:
-        console.width = max(console.width, _PIPE_COLUMNS)
-    return console
-
-
-def _setting_rows(loaded: Loaded) -> list[tuple[str, str, str]]:
+def setting_rows(loaded: Loaded) -> list[tuple[str, str, str]]:
+    """Every setting with its value and where that came from; keys are stars."""
     rows: list[tuple[str, str, str]] = []
     values = loaded.settings.model_dump(mode="json")
     for name in describe():
         value: Any = values
         for part in name.split("."):
             value = value[part]
-        rows.append((name, _as_given(value), loaded.sources.get(name, "default")))
+        rows.append((name, as_given(value), loaded.sources.get(name, "default")))
     for name, source in loaded.sources.items():
         if name.startswith("provider_keys."):
             rows.append((name, "**********", source))
     return rows
 
 
-def _as_given(value: Any) -> str:
+def as_given(value: Any) -> str:
     """A setting's value as one would write it: `true`, `900`, nothing where it is unset."""
     if value is None or isinstance(value, bool):
         return "" if value is None else str(value).lower()
     return f"{value:g}" if isinstance(value, float) and value < 1e6 else str(value)
+
+
+def _console(*, stderr: bool = False) -> Console:
+    """The terminal as wide as it is; what goes to a file or pipe is not cut at 80 columns."""
+    console = Console(stderr=stderr, highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, _PIPE_COLUMNS)
+    return console
 
 
 def _print_recipe(console: Console, run: Run) -> None:

@@ -19,6 +19,9 @@ FleetError(text, hint)
 
 from __future__ import annotations
 
+import sys
+import traceback
+
 from pydantic import BaseModel, ConfigDict
 
 
@@ -37,6 +40,14 @@ class FleetError(Exception):
 
     def __str__(self) -> str:
         return f"{self.text} ({self.hint})" if self.hint else self.text
+
+    def lines(self) -> list[str]:
+        """What a person is shown: what is wrong, and the next step."""
+        return [f"error: {self.text}", *([f"next:  {self.hint}"] if self.hint else [])]
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows while this is being raised; `%tb`, which comes afterwards, gets the whole traceback."""
+        return traceback.format_exception(self) if sys.exc_info()[1] is None else self.lines()
 
 
 class ForModel(FleetError):

@@ -16,6 +16,7 @@ _MODULES = {
     "connect",
     "display",
     "handles",
+    "looks",
     "magics",
     "page",
     "programs",

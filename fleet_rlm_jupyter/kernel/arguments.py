@@ -66,12 +66,12 @@ LIMITS = ("calls", "sub_calls", "tokens", "cost", "seconds", "depth", "sandboxes
 SETTINGS = ("model", "sub_model", "api_base")
 
 SUBCOMMANDS = {
-    "status": "What is configured and what is running.",
+    "status": "Where questions go, model and sandbox there, and what is running.",
     "connect": "Name the Jupyter server: `%fleet connect URL`; without URL: the one that started this kernel, if any.",
     "runs": "The newest runs, those of earlier kernels too: `%fleet runs [WORDS]` searches.",
     "replay": "Show a run again, also of an earlier kernel; the last by default: `%fleet replay [RUN_ID] [--speed N]`.",
     "sandboxes": "Your sandboxes, of this kernel and its server: `%fleet sandboxes [stop ID | prune]`.",
-    "doctor": "Say what is configured, from where, whether it works, and what to do next.",
+    "doctor": "Say what is configured, from where, whether it works, what to do next; on the server and here.",
     "config": "Settings of this notebook: `%fleet config [NAME [VALUE]]`, `config reset`, `config debug on`.",
     "help": "This help.",
 }

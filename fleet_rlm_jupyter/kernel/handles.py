@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -13,7 +14,7 @@ from pydantic import JsonValue, ValidationError
 
 from fleet_rlm_jupyter.domain.calls import CallTree, fold
 from fleet_rlm_jupyter.domain.context import Context
-from fleet_rlm_jupyter.domain.errors import BadRequest, ErrorText, NoSuchRun
+from fleet_rlm_jupyter.domain.errors import BadRequest, ErrorText, FleetError, NoSuchRun
 from fleet_rlm_jupyter.domain.events import Event, Limits, RunStatus, Usage
 from fleet_rlm_jupyter.domain.lines import found_so_far
 from fleet_rlm_jupyter.domain.masking import Mask
@@ -24,13 +25,14 @@ from fleet_rlm_jupyter.engine.staging import stage
 from fleet_rlm_jupyter.kernel.bundle import MIME, run_json
 from fleet_rlm_jupyter.kernel.connect import Server
 from fleet_rlm_jupyter.kernel.page import as_html, as_text
-from fleet_rlm_jupyter.kernel.placement import HERE, On, Placed, choose
+from fleet_rlm_jupyter.kernel.placement import HERE, On, Placed, choose, tie_of
 from fleet_rlm_jupyter.kernel.variables import as_context
 from fleet_rlm_jupyter.remote import RemoteRun, RemoteWorkbench
 from fleet_rlm_jupyter.settings import Settings, load
 from fleet_rlm_jupyter.workbench import LiveRun, Question, Workbench, default
 
 STOP_SECONDS = 10
+TURN_SECONDS = 0.05
 LISTED_RUNS = 30
 """Most runs that `%fleet runs` shows."""
 _SETTINGS = ("model", "sub_model", "api_base")
@@ -142,6 +144,9 @@ class Handle:
 
     async def _wait(self) -> Result:
         try:
+            # ipykernel 7 hears an interrupt only when the loop turns, and while it waits nothing else may turn it.
+            while not self.live.is_finished:
+                await asyncio.sleep(TURN_SECONDS)
             return await asyncio.to_thread(self.result)
         except (asyncio.CancelledError, KeyboardInterrupt):
             self.cancel()
@@ -216,14 +221,28 @@ class Notebook:
             context = read_context(options.paths, bench.settings.context)
         staged = stage(options.staged, bench.settings) if options.staged else None
         asked = replace(asked, paths=(), context=context and context.value, context_paths=(), staged=staged)
-        is_bounded = options.limits or any(name.startswith("budget.") for name in self.overrides)
-        return self._kept(self.remote(place.server).ask(asked, limits if is_bounded else None), bench.settings, place)
+        given = limits if self._is_bounded(options) else None
+        return self._kept(self.remote(place.server).ask(asked, given), bench.settings, place)
 
     def run(self, program: Any, inputs: Mapping[str, Any], options: AskOptions) -> Handle:
-        """Start a run of a program, here. Raises FleetError before any work."""
+        """Start a run of a program: one of one's own here, one with a name where questions go or it is kept.
+
+        Raises FleetError before any work.
+        """
         bench = self.bench(options.settings)
-        place = self.place(options, "a program of your own is code of this kernel")
-        return self._kept(bench.run(program, inputs, _limits(bench, options.limits)), bench.settings, place)
+        limits, given = _limits(bench, options.limits), dict(inputs)
+        if program == "ask" and not isinstance(given.get("context", ""), str):
+            given["context"] = as_context(given["context"], bench.settings.context)
+        place = self.place(options, tie_of(program, given, bench))
+        if place.server is None:
+            return self._kept(bench.run(program, given, limits), bench.settings, place)
+        sent = {name: value.value if isinstance(value, Context) else value for name, value in given.items()}
+        bounds = limits if self._is_bounded(options) else None
+        return self._kept(self.remote(place.server).run(program, sent, bounds), bench.settings, place)
+
+    def _is_bounded(self, options: AskOptions) -> bool:
+        """Whether this notebook says what a run may spend, and not the server's settings."""
+        return bool(options.limits) or any(name.startswith("budget.") for name in self.overrides)
 
     def _kept(self, live: LiveRun | RemoteRun, settings: Settings, place: Placed) -> Handle:
         self.handles.append(Handle(live, Mask.of(settings), place.line))
@@ -281,6 +300,26 @@ def notebook() -> Notebook:
     return Notebook()
 
 
+def mask_in_force() -> Mask:
+    """What hides the keys in force; without readable settings, what looks like a key."""
+    try:
+        return Mask.of(notebook().bench().settings)
+    except FleetError:
+        return Mask()
+
+
+@contextlib.contextmanager
+def masked_errors() -> Generator[None]:
+    """Our errors leave without a key: what an output cell shows is saved with the notebook."""
+    try:
+        yield
+    except FleetError as err:
+        mask = mask_in_force()
+        err.text, err.hint = mask(err.text), mask(err.hint)
+        raise
+
+
+@masked_errors()
 def start(
     question: str,
     context: object = None,

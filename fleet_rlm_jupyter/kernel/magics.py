@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Iterable
 from typing import Any
 
 from IPython.core.interactiveshell import InteractiveShell
@@ -31,13 +32,15 @@ _WARM = ("fleet_rlm_jupyter.kernel.display", "daytona")
 
 
 class FleetMagicError(Exception):
-    """What went wrong in one line, and the next step; no traceback."""
+    """What went wrong in one line, and the next step; the traceback of what was wrong is for `%tb`."""
 
     def __init__(self, lines: list[str]) -> None:
         super().__init__("; ".join(lines))
         self.lines = lines
 
     def _render_traceback_(self) -> list[str]:
+        if sys.exc_info()[1] is None and self.__cause__ is not None:
+            return _traceback_of(self.__cause__)
         return self.lines
 
 
@@ -170,23 +173,13 @@ class FleetMagics(Magics):
         print(f"{line_help()}\n\n{cell_help()}")
 
     def _status(self, words: list[str]) -> None:
-        book = _notebook()
-        bench = book.bench()
-        models = bench.models()
-        running = [handle for handle in book.handles if handle.status == "running"]
-        print(f"server:  {_server_line(fleet.kernel.connect.find_server(bench.settings))}")
-        print(f"asks:    {book.place().line}")
-        print(f"model:   {models.label} — {models.source}")
-        print(f"sandbox: {bench.sandboxes(trusted_code=models.is_offline).isolation.label}")
-        print(f"runs:    {len(book.handles)} asked, {len(running)} running")
-        for handle in running:
-            print(f"         {handle.run_id}  {handle.mask(_short(handle.live.question))}")
+        _print(fleet.kernel.looks.status(_notebook()))
 
     def _connect(self, words: list[str]) -> None:
         book = _notebook()
         if not words:
             book.overrides.pop("server_url", None)
-            print(_server_line(fleet.kernel.connect.find_server(book.bench().settings)))
+            print(fleet.kernel.looks.server_line(fleet.kernel.connect.find_server(book.bench().settings)))
             return
         url = fleet.kernel.connect.base_of(" ".join(words))
         if "token=" in words[0]:
@@ -199,24 +192,10 @@ class FleetMagics(Magics):
         if found.server is None:
             raise fleet.ForUser(found.reason, "look at its address; %fleet connect alone forgets a name")
         book.overrides["server_url"] = url
-        print(_server_line(found))
+        print(fleet.kernel.looks.server_line(found))
 
     def _runs(self, words: list[str]) -> None:
-        book = _notebook()
-        mask = _mask()
-        here = {handle.run_id: handle for handle in book.handles}
-        kept = book.listed(" ".join(words))
-        lost = [handle for run_id, handle in here.items() if run_id not in {run.run_id for run in kept} and not words]
-        if not kept and not lost:
-            print("no run is kept that fits; ask with %%fleet" if words else "nothing was asked yet; ask with %%fleet")
-        for run in reversed(kept):
-            place = "  " if run.run_id in here else "· "
-            when = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.started_at))
-            print(mask(f"{place}{run.run_id}  {when}  {run.status or 'running':<12}{_short(run.question)}"))
-        for handle in lost:
-            print(mask(f"  {handle.run_id}  not kept          {handle.status:<12}{_short(handle.live.question)}"))
-        if any(run.run_id not in here for run in kept):
-            print("·  asked elsewhere; %fleet replay RUN_ID shows any of them")
+        _print(fleet.kernel.looks.runs(_notebook(), " ".join(words)))
 
     def _replay(self, words: list[str]) -> None:
         speed = 0.0
@@ -233,19 +212,10 @@ class FleetMagics(Magics):
         fleet.kernel.display.show(result)
 
     def _sandboxes(self, words: list[str]) -> None:
-        mask = _mask()
-        for line in fleet.kernel.sandboxes.lines(_notebook(), words):
-            print(fleet.terminal.clean(mask(line)))
+        _print(fleet.kernel.sandboxes.lines(_notebook(), words))
 
     def _doctor(self, words: list[str]) -> None:
-        bench = _notebook().bench()
-        mask = fleet.domain.masking.Mask.of(bench.settings)
-        for check in bench.check():
-            print(mask(f"{'✓' if check.is_good else '✗'} {check.name}: {check.text}"))
-            if check.hint:
-                print(mask(f"    next: {check.hint}"))
-        print()
-        _print_settings(bench, mask, changed_only=True)
+        _print(fleet.kernel.looks.doctor(_notebook()))
 
     def _config(self, words: list[str]) -> None:
         book = _notebook()
@@ -258,8 +228,10 @@ class FleetMagics(Magics):
         elif len(words) > 1:
             self._set(book, words[0], " ".join(words[1:]).removeprefix("=").strip())
         else:
-            bench = book.bench()
-            _print_settings(bench, fleet.domain.masking.Mask.of(bench.settings), only=words[0] if words else None)
+            lines = list(fleet.kernel.looks.setting_lines(book.bench().loaded, words[0] if words else None))
+            if not lines:
+                fleet.settings.load({words[0]: "?"})  # raises, with the nearest name
+            _print(lines)
 
     def _set(self, book: Any, name: str, value: str) -> None:
         if name.endswith(("api_key", "_token")) or name.startswith("provider_keys"):
@@ -282,18 +254,13 @@ class FleetMagics(Magics):
         except (FleetMagicError, FleetInterrupted):
             raise
         except fleet.FleetError as err:
-            raise self._told(err, _lines_of(err, _mask())) from None
+            raise self._told(err, _lines_of(err, _mask())) from err
         except Exception as err:
-            lines = [
-                f"error: {type(err).__name__}: {_mask()(str(err))}",
-                "next:  %fleet config debug on, then again",
-            ]
-            raise self._told(err, lines) from None
+            lines = [f"error: {type(err).__name__}: {_mask()(str(err))}", "next:  %tb shows where it was raised"]
+            raise self._told(err, lines) from err
 
     def _told(self, err: Exception, lines: list[str]) -> Exception:
-        if _notebook().shows_tracebacks:
-            return FleetMagicError([*traceback.format_exception(err), *lines])
-        return FleetMagicError(lines)
+        return FleetMagicError([*(_traceback_of(err) if _notebook().shows_tracebacks else []), *lines])
 
 
 def load(ip: InteractiveShell) -> None:
@@ -336,37 +303,24 @@ def _tree_as_html(tree: Any) -> str:
     return fleet.kernel.page.tree_html(tree, _mask())
 
 
-def _server_line(found: Any) -> str:
-    if found.server is not None:
-        return f"{found.server.url} ({found.server.source})"
-    return f"none: {found.reason}" if found.reason else "none"
+def _print(lines: Iterable[str]) -> None:
+    """Line by line as they come, so that what takes long is seen to go on."""
+    mask = _mask()
+    for line in lines:
+        print(fleet.terminal.clean(mask(line)), flush=True)
 
 
 def _mask() -> Any:
-    """What hides the keys in force; without readable settings, what looks like a key."""
-    mask = fleet.domain.masking.Mask
-    try:
-        return mask.of(_notebook().bench().settings)
-    except fleet.FleetError:
-        return mask()
+    return fleet.kernel.handles.mask_in_force()
+
+
+def _traceback_of(err: BaseException) -> list[str]:
+    mask = _mask()
+    return [mask(line) for line in traceback.format_exception(err)]
 
 
 def _lines_of(error: Any, mask: Any) -> list[str]:
     return [f"error: {mask(error.text)}", *([f"next:  {mask(error.hint)}"] if error.hint else [])]
-
-
-def _short(question: str) -> str:
-    words = " ".join(question.split())
-    return words if len(words) <= 80 else f"{words[:79]}…"
-
-
-def _print_settings(bench: Any, mask: Any, only: str | None = None, changed_only: bool = False) -> None:
-    rows = fleet.terminal.checks_as_json([], bench.loaded)["settings"]
-    shown = [row for row in rows if only in (None, row["name"]) and not (changed_only and row["source"] == "default")]
-    if only and not shown:
-        fleet.settings.load({only: "?"})  # raises, with the nearest name
-    for row in shown:
-        print(mask(f"{row['name']:<28}{row['value'] or '—':<24}{row['source']}"))
 
 
 def _replay_lines(result: Any, mask: Any, speed: float) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from fleet_rlm_jupyter.domain.errors import BadRequest
+from fleet_rlm_jupyter.domain.context import Context
+from fleet_rlm_jupyter.domain.errors import BadRequest, NoSuchProgram, StoreFailed
 from fleet_rlm_jupyter.kernel.connect import Server, find_server
 from fleet_rlm_jupyter.settings import Settings
+from fleet_rlm_jupyter.workbench import Workbench
 
 On = Literal["auto", "server", "kernel"]
 
@@ -42,3 +46,24 @@ def choose(on: On, settings: Settings, ties: Sequence[str] = ()) -> Placed:
     if on == "server":
         raise BadRequest(found.reason or "no Jupyter server started this kernel", "name one with %fleet connect URL")
     return Placed(None, f"{HERE}: {found.reason}" if found.reason else HERE)
+
+
+def tie_of(program: object, inputs: Mapping[str, object], bench: Workbench) -> str:
+    """What holds a run of `program` in this kernel, in words; empty for nothing."""
+    if not isinstance(program, str):
+        return "a program of your own is code of this kernel"
+    for name, value in inputs.items():
+        if not isinstance(value, Context) and not _is_json(value):
+            return f"the input {name} is a {type(value).__name__} of this kernel"
+    with contextlib.suppress(NoSuchProgram, StoreFailed):
+        if bench.programs.get(program).version:
+            return f"{program} is kept in this kernel's store"
+    return ""
+
+
+def _is_json(value: object) -> bool:
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return False
+    return True

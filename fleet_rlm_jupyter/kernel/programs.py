@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from fleet_rlm_jupyter.kernel.display import LiveLines
-from fleet_rlm_jupyter.kernel.handles import STOP_SECONDS, AskOptions, Result, notebook
+from fleet_rlm_jupyter.kernel.handles import STOP_SECONDS, AskOptions, Result, masked_errors, notebook
 from fleet_rlm_jupyter.kernel.magics import FleetInterrupted
 
 
+@masked_errors()
 def run(
     program: Any,
     /,
@@ -20,9 +21,10 @@ def run(
 ) -> Result:
     """Run `program`, a `dspy.Module` or the name of one that the Workbench has, over `inputs`, and wait for its end.
 
-    A module of your own runs in this kernel, on the models, the budget and the sandboxes of the notebook; live lines
-    show it. `limits` are those of a budget by name, `settings` any others by dotted name. What the program returns is
-    in the result's `answer` and `outputs`. An interrupt cancels it. Raises FleetError before any work.
+    A module of your own runs in this kernel, on the models, the budget and the sandboxes of the notebook, one with a
+    name where questions go; live lines show it. `limits` are those of a budget by name, `settings` any others by dotted
+    name. What the program returns is in the result's `answer` and `outputs`. An interrupt cancels it. Raises FleetError
+    before any work.
     """
     handle = notebook().run(program, inputs, AskOptions(limits=limits or {}, settings=settings or {}))
     lines = LiveLines(handle)

@@ -20,8 +20,8 @@ LOG = "".join(f"level={'ERROR' if n % 7 == 0 else 'INFO'} service=s{n % 5} n={n}
 SLOW = """
 from fleet_rlm_jupyter.kernel import handles
 from fleet_rlm_jupyter.testing import code, scripted_workbench
-steps = iter([code("print('found: half of it')"), code("import time; time.sleep(60)")])
-slow = scripted_workbench(lambda prompt: next(steps))
+FIRST, SECOND = code("print('found: half of it')"), code("import time; time.sleep(60)")
+slow = scripted_workbench(lambda prompt: FIRST if "iteration ## ]]\\n1/" in prompt else SECOND)
 handles.notebook().bench = lambda settings=None: slow
 """
 
@@ -36,11 +36,22 @@ def kernel():
     manager.shutdown_kernel(now=True)
 
 
-def run(client, code: str) -> list[dict]:
-    """The outputs of a cell, updates of a display applied."""
+@pytest.fixture(scope="module")
+def slow():
+    """A kernel whose questions take long: their first step finds half of the answer, the second sleeps."""
+    manager, client = start_new_kernel(kernel_name="python3")
+    run(client, "%load_ext fleet_rlm_jupyter\nimport fleet_rlm_jupyter as fleet\n" + SLOW)
+    yield manager, client
+    client.stop_channels()
+    manager.shutdown_kernel(now=True)
+
+
+def run(client, code: str, also=lambda message: None) -> list[dict]:
+    """The outputs of a cell, updates of a display applied; `also` sees each message."""
     outputs: list[dict] = []
 
     def see(message) -> None:
+        also(message)
         kind, content = message["header"]["msg_type"], message["content"]
         if kind == "update_display_data":
             known = content["transient"]["display_id"]
@@ -229,25 +240,83 @@ def test_a_handle_gives_the_result_and_says_when_it_has_none_yet(kernel):
         ("fleet.start('q', open)", "code, not data"),
         ("fleet.start('q', log, cals=3)", "there is no option cals"),
         ("fleet.start('q', log, calls='many')", "calls cannot be"),
+        ("fleet.Workbench().runs.get('r-none')", "r-none"),
     ):
-        assert says in text_of(run(client, call))
+        (error,) = run(client, call)
+        assert says in error["traceback"][0]
+        assert [line.split(":")[0] for line in error["traceback"]] == ["error", "next"]
+    run(client, "fleet.start('q', open)")
+    assert "Traceback" in text_of(run(client, "%tb"))
+    run(client, "%%fleet --var logg\nq")
+    assert "in _find" in text_of(run(client, "%tb"))
 
 
-def test_an_interrupt_cancels_and_keeps_what_was_found():
-    manager, client = start_new_kernel(kernel_name="python3")
-    try:
-        run(client, "%load_ext fleet_rlm_jupyter\n" + SLOW)
-        threading.Timer(3, manager.interrupt_kernel).start()
-        begun = time.monotonic()
-        outputs = run(client, "%%fleet_rlm -o partial\nanything?")
-        assert time.monotonic() - begun < 15
-        assert outputs[0]["data"][MIME]["status"] == "cancelled"
-        assert outputs[-1]["ename"] == "FleetInterrupted"
-        assert "partial" in text_of(outputs)
-        assert "cancelled found: half" in text_of(run(client, "print(partial.status, partial.found)"))
-    finally:
-        client.stop_channels()
-        manager.shutdown_kernel(now=True)
+def test_an_error_shows_no_key_and_a_program_by_name_is_none_of_ones_own(kernel):
+    _, client = kernel
+    shown = text_of(run(client, f"fleet.start('q', log, on='{KEY}')"))
+    assert "on is server or kernel" in shown
+    assert KEY not in shown
+    outputs = run(client, "fleet.run('ask', context=log.splitlines(), question='How many records are there?')")
+    assert "in this kernel" in outputs[-1]["data"]["text/plain"]
+    assert "of your own" not in outputs[-1]["data"]["text/plain"]
+
+
+def interrupted_at(manager, word: str):
+    """Interrupts the kernel, once, when `word` is in what it shows."""
+    seen: list[bool] = []
+
+    def see(message) -> None:
+        if not seen and word in str(message["content"].get("text", "")) + str(message["content"].get("data", "")):
+            seen.append(True)
+            manager.interrupt_kernel()
+
+    return see
+
+
+def test_an_interrupt_cancels_and_keeps_what_was_found(slow):
+    manager, client = slow
+    begun = time.monotonic()
+    outputs = run(client, "%%fleet_rlm -o partial\nanything?", interrupted_at(manager, "step 2/"))
+    assert time.monotonic() - begun < 15
+    assert outputs[0]["data"][MIME]["status"] == "cancelled"
+    assert outputs[-1]["ename"] == "FleetInterrupted"
+    assert "partial" in text_of(outputs)
+    assert "cancelled found: half" in text_of(run(client, "print(partial.status, partial.found)"))
+
+
+AWAITED = """
+from fleet_rlm_jupyter.domain.lines import progress_line
+handle = fleet.start("anything?", "x" * 1000, mode="rlm_only")
+def tell(event):
+    if "step 2/" in (progress_line(event) or ""):
+        print("reached", flush=True)
+asyncio.get_running_loop().call_soon(handle.live.watch, tell)  # when the cell waits, not before
+"""
+
+
+def test_an_interrupt_of_an_awaited_handle_cancels_and_keeps_what_was_found(slow):
+    manager, client = slow
+    outputs = run(client, f"import asyncio{AWAITED}await handle", interrupted_at(manager, "reached"))
+    assert outputs[-1]["kind"] == "error"
+    shown = text_of(run(client, "partial = handle.result(20)\nprint(handle.status, partial.status, partial.found)"))
+    assert shown.startswith("cancelled cancelled found: half of it")
+
+
+def test_a_task_that_awaits_a_handle_can_be_cancelled_and_what_was_found_is_kept(slow):
+    _, client = slow
+    cell = f"""import asyncio
+reached = asyncio.Event(){AWAITED.replace('print("reached", flush=True)', "loop.call_soon_threadsafe(reached.set)")}
+loop = asyncio.get_running_loop()
+async def wait(): return await handle
+task = asyncio.create_task(wait())
+await reached.wait()
+task.cancel()
+try: await task
+except asyncio.CancelledError: print("task cancelled")
+partial = handle.result(20)
+print(partial.status, partial.found)
+"""
+    assert text_of(run(client, cell)).startswith("task cancelled\ncancelled found: half of it")
 
 
 def test_a_saved_notebook_shows_all_and_gives_nothing_away(tmp_path, monkeypatch):
@@ -316,6 +385,13 @@ def test_a_program_of_ones_own_runs_on_the_notebooks_budget_with_its_display():
         outputs = run(client, "fleet.run(Twice(), topic='rivers', limits={'calls': 2}).status")
         assert outputs[-1]["data"]["text/plain"] == "'over_budget'"
         assert "Twice" in text_of(run(client, "print(result.run.program)"))
+        run(client, "own.programs.save('short', dspy.Predict('topic -> answer'))")
+        cell = "result = fleet.run('short', topic='rivers')\nprint(result.answer, result.where)"
+        told = "some notes in this kernel: short is kept in this kernel's store"
+        assert told in text_of(run(client, cell))
+        assert "the input topic is a set of this kernel" in text_of(
+            run(client, "print(fleet.run('short', topic={1}).where)")
+        )
         for call, says in (
             ("fleet.run('nothing', question='q')", "there is no program nothing"),
             ("fleet.run(Twice(), topic='x', limits={'cals': 3})", "there is no option cals"),

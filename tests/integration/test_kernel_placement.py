@@ -87,6 +87,32 @@ def test_what_holds_a_run_in_the_kernel_is_said_and_what_cannot_travel_is_refuse
     assert "on is server or kernel" in text_of(kernel.run("fleet.start('q', log, on='moon')"))
 
 
+def test_a_program_by_its_name_goes_where_questions_go(kernel):
+    cell = "fleet.run('ask', context={'a.log': log}, question='How many records are there?', limits={'calls': 17})"
+    outputs = kernel.run(cell)
+    assert "5,000" in outputs[-1]["data"][MIME]["answer"]
+    assert "of 17 LM calls" in shown(outputs)
+    assert "on the server" in shown(outputs)
+
+
+def test_status_and_doctor_describe_the_place_where_runs_happen(served, kernel):
+    """The server's model is recipes; this kernel's own settings name another, which no question goes to."""
+    kernel.run("import os; os.environ['FLEET_API_BASE'] = 'http://127.0.0.1:9/v1'")
+    try:
+        status = text_of(kernel.run("%fleet status"))
+        doctor = text_of(kernel.run("%fleet doctor"))
+    finally:
+        kernel.run("del os.environ['FLEET_API_BASE']")
+    assert "model:   offline recipes" in status
+    assert "FLEET_MODEL" in status
+    there, _, here = doctor.partition("in this kernel, where runs go that are tied to it:")
+    assert there.startswith(f"on the server at {served.url}, where questions go:")
+    assert "✓ model: offline recipes" in there
+    assert "✓ store: " in there
+    assert "127.0.0.1:9" not in there
+    assert "127.0.0.1:9" in here
+
+
 def test_a_budget_travels(kernel):
     outputs = kernel.run(f"%%fleet --var log --calls 17 {COUNT}")
     assert "of 17 LM calls" in shown(outputs)

@@ -26,7 +26,8 @@ def page() -> str:
         "# Magics",
         "Written from the code by `python tests/unit/kernel/test_reference.py`; do not edit.",
         "`%load_ext fleet_rlm_jupyter` brings them. The cell of `%%fleet` is the question, as it stands: nothing "
-        "in it is expanded. `%%fleet_rlm` is `%%fleet --mode rlm_only`. An error is one line and the next step.",
+        "in it is expanded. `%%fleet_rlm` is `%%fleet --mode rlm_only`. An error is one line and the next step; `%tb` "
+        "then shows the traceback.",
         "## `%%fleet`",
     ]
     lines += [told(option) for option in OPTIONS]
@@ -51,10 +52,13 @@ def page() -> str:
         "## From Python",
         "| call | does |\n|---|---|\n"
         "| `handle = fleet.start(question, context)` | starts a run and returns at once; options as in `%%fleet` |\n"
-        "| `handle.result()`, `await handle` | its Result; an interrupt of the wait cancels the run |\n"
+        "| `handle.result()`, `await handle` | its Result; an interrupt of the wait, or a cancel of the awaiting "
+        "task, cancels the run: `handle.result()` then has what was found |\n"
         "| `handle.cancel()`, `handle.status` | stops it; `running`, or how it ended |\n"
         "| `fleet.run(program, **inputs)` | runs a `dspy.Module` of yours in this kernel, on the models, the "
-        "budget and the sandboxes of the notebook, with live lines; `limits={'calls': 30}` bounds it |",
+        "budget and the sandboxes of the notebook, with live lines; a program by its name, as `'ask'`, runs where "
+        "questions go; `limits={'calls': 30}` bounds it |",
+        "Errors of `fleet.start`, `fleet.run` and any other verb show as those of the magics do.",
         "## Result",
         "`answer, status, usage, tree, trace, error, outputs`; `found` is what there was when there is no answer.",
     ]
