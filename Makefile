@@ -67,7 +67,7 @@ soak: $(VENV)/.test ## properties with 10,000 examples, and load
 	HYPOTHESIS_PROFILE=soak $(PYTEST) --timeout=3600 -m "hypothesis or soak" tests
 
 bench: $(VENV)/.test ## print the figures
-	$(BIN)/python tests/bench/run.py
+	$(BIN)/python tests/bench/run.py $(VENV)/peers
 	$(BIN)/python tests/bench/store.py
 	$(BIN)/python tests/bench/server.py $(VENV)/jupyter-ai
 	HYPOTHESIS_PROFILE=soak $(PYTEST) -q -k full tests/integration/server/test_load.py

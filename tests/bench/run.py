@@ -1,5 +1,7 @@
 """`make bench`: what it costs, beside DSPy's own LocalInterpreter in the same run. Prints a table; asserts nothing.
 
+`python run.py [FOLDER]` has the other interpreters in the table of sandboxes, too: FOLDER is where they are installed.
+
 Wall times on a shared machine are upper bounds: the load is printed, medians are shown, ours and the peer take turns.
 """
 
@@ -18,7 +20,9 @@ from typing import Any
 
 import dspy
 from kernel import kernel_figures
+from peer_packages import install
 from sandboxes import sandbox_table
+from table import seconds, timed
 
 from fleet_rlm_jupyter.domain.ports import Role
 from fleet_rlm_jupyter.sandbox.daytona import DaytonaSandboxes
@@ -59,13 +63,13 @@ def _processes() -> None:
     )
     cpu = [float(subprocess.check_output([sys.executable, "-c", script])) for _ in range(5)]
     _figure("import of the package, CPU", cpu, None, "≤ 0.15 s")
-    _figure("fleet --help", _timed(lambda: _fleet("--help"), 5), None, "≤ 0.4 s")
+    _figure("fleet --help", timed(lambda: _fleet("--help"), 5), None, "≤ 0.4 s")
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder, "small.log")
         levels = ("error", *("info",) * 6)
         log.write_text("".join(f"level={levels[i % 7]} service=s{i % 5} n={i}\n" for i in range(500)))
         ask = ("ask", "Which service has the most errors?", "--file", str(log), "--json", "--model", "offline/recipes")
-        _figure("fleet ask, small file, to the answer", _timed(lambda: _fleet(*ask), 5), None, "≤ 6 s")
+        _figure("fleet ask, small file, to the answer", timed(lambda: _fleet(*ask), 5), None, "≤ 6 s")
 
 
 def _sandbox_figures(ours: Make, peer: Make) -> None:
@@ -122,7 +126,7 @@ def _cell(make: Make) -> list[float]:
     interpreter = make()
     try:
         interpreter.execute("1")
-        return _timed(lambda: interpreter.execute("1"), 200)
+        return timed(lambda: interpreter.execute("1"), 200)
     finally:
         interpreter.shutdown()
 
@@ -146,7 +150,7 @@ def _inject(make: Make, value: Any) -> tuple[float, list[float]]:
         begun = time.perf_counter()
         interpreter.execute("len(context)", {"context": value})
         first = time.perf_counter() - begun
-        return first, _timed(lambda: interpreter.execute("len(context)", {"context": value}), 5)
+        return first, timed(lambda: interpreter.execute("len(context)", {"context": value}), 5)
     finally:
         interpreter.shutdown()
 
@@ -201,29 +205,15 @@ def _compare(name: str, ours: Make, peer: Make, measure: Callable[[Make], list[f
 
 
 def _figure(name: str, ours: list[float], peer: list[float] | None, aim: str) -> None:
-    mine = statistics.median(ours)
     if peer is None:
-        _row(name, _seconds(mine), "", "", aim)
+        _row(name, seconds(ours), "", "", aim)
         return
-    theirs = statistics.median(peer)
-    _row(name, _seconds(mine), _seconds(theirs), f"{theirs / mine:.1f} ×", aim)
+    ratio = statistics.median(peer) / statistics.median(ours)
+    _row(name, seconds(ours), seconds(peer), f"{ratio:.1f} ×", aim)
 
 
 def _row(*columns: str) -> None:
     print("{:<42}{:>12}{:>18}{:>10}  {}".format(*columns), flush=True)
-
-
-def _seconds(value: float) -> str:
-    return f"{value:.2f} s" if value >= 1 else f"{value * 1000:.2f} ms"
-
-
-def _timed(work: Callable[[], Any], times: int) -> list[float]:
-    taken: list[float] = []
-    for _ in range(times):
-        begun = time.perf_counter()
-        work()
-        taken.append(time.perf_counter() - begun)
-    return taken
 
 
 def _fleet(*arguments: str) -> None:
@@ -238,4 +228,6 @@ def _load() -> str:
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory(prefix="fleet-bench-", ignore_cleanup_errors=True) as folder:
         os.environ["JUPYTER_DATA_DIR"] = folder  # not among the user's own runs
+        if sys.argv[1:]:
+            install(Path(sys.argv[1]))
         main()

@@ -19,6 +19,7 @@ from typing import Any
 
 import dspy
 from dspy.primitives.code_interpreter import CodeInterpreterError
+from peer_packages import python_interpreter
 
 from fleet_rlm_jupyter.domain.errors import FleetError
 from fleet_rlm_jupyter.domain.ports import Role
@@ -137,20 +138,20 @@ def _local() -> Contender:
 
 def _deno() -> Contender | None:
     if importlib.util.find_spec("deno") is None:
-        print("(Deno is not installed: pip install deno)")
+        print("(Deno is not installed: make bench installs it)")
         return None
     try:
-        _start(dspy.PythonInterpreter)
+        _start(python_interpreter)
     except CodeInterpreterError as err:
         print(f"(Deno does not run here: {err})")
         return None
     # 100 MB cost it about 15 CPU seconds a step and 5 GB.
-    return Contender("Deno", dspy.PythonInterpreter, dspy.PythonInterpreter, has_threads=False, most_mb=10)
+    return Contender("Deno", python_interpreter, python_interpreter, has_threads=False, most_mb=10)
 
 
 def _monty() -> Contender | None:
     if importlib.util.find_spec("dspy_monty_interpreter") is None:
-        print("(Monty is not installed: pip install dspy-monty-interpreter)")
+        print("(Monty is not installed: make bench installs it)")
         return None
     monty = importlib.import_module("dspy_monty_interpreter").MontyInterpreter
     make = lambda: monty(resource_limits={"max_suspensions": 10**9})  # noqa: E731 - 1,000 host calls by default
