@@ -30,7 +30,7 @@ handles.notebook().bench = lambda settings=None: slow
 def kernel():
     environ = {**os.environ, "OPENAI_API_KEY": KEY, "FLEET_MODEL": "offline/recipes"}
     manager, client = start_new_kernel(kernel_name="python3", env=environ)
-    run(client, f"%load_ext fleet_rlm_jupyter\nlog = '''{LOG}'''")
+    run(client, f"%load_ext fleet_rlm_jupyter\nimport fleet_rlm_jupyter as fleet\nlog = '''{LOG}'''")
     yield manager, client
     client.stop_channels()
     manager.shutdown_kernel(now=True)
