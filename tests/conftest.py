@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -56,6 +57,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for marker, reason in SKIPPED.items():
             if reason and item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(autouse=True)
+def _own_data() -> Iterator[None]:
+    """Each test begins with the tests' own data folder; one that leaves another behind is the one that fails."""
+    yield
+    left, os.environ["JUPYTER_DATA_DIR"] = os.environ.get("JUPYTER_DATA_DIR"), _DATA.name
+    assert left == _DATA.name, f"this test left the data folder at {left}"
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ BUSY_SECONDS = 2.0
 
 _MIGRATIONS = str(Path(__file__).with_name("migrations"))
 _MIGRATION_LOCK = 0x666C6565  # of PostgreSQL's advisory locks, one of our own
+_MIGRATING = threading.Lock()
 
 
 class _Kind(Protocol):
@@ -99,7 +101,12 @@ class Database:
         def steps(revision: Any, context: Any) -> Any:
             return script._upgrade_revs("head", revision)  # pyright: ignore[reportPrivateUsage]
 
-        with EnvironmentContext(Config(), script, fn=steps) as environment, self.engine.begin() as connection:
+        # alembic 1.x keeps the context in globals of its modules, whichever thread it is of.
+        with (
+            _MIGRATING,
+            EnvironmentContext(Config(), script, fn=steps) as environment,
+            self.engine.begin() as connection,
+        ):
             # Inside the write lock: of two processes that come at once, the second finds it done.
             self._kind.lock_for_migration(connection)
             environment.configure(connection=connection, transactional_ddl=True)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import sqlalchemy as sa
@@ -42,6 +44,18 @@ def event(seq, fact, call_id=None, run_id="r-1"):
 
 
 STARTED = CallStarted(parent_id=None, kind="rlm", name="x", depth=1)
+
+
+def test_many_stores_are_made_at_once_by_threads_of_one_process(tmp_path):
+    """Alembic keeps what it works on in globals of its modules."""
+    together = threading.Barrier(8)
+
+    def make(number):
+        together.wait(30)
+        Database(f"sqlite:///{tmp_path}/{number}.db").close()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(make, range(8)))
 
 
 def test_a_migrated_store_is_what_the_tables_say(database):
