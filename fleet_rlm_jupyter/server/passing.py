@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any, cast
 from urllib.parse import parse_qsl, quote, urlencode
 
+from jupyter_server.auth.identity import LegacyIdentityProvider
 from jupyter_server.base.handlers import APIHandler, JupyterHandler
 from tornado import web
 from tornado.httpclient import HTTPClientError, HTTPRequest
@@ -129,9 +130,14 @@ def owner_of(handler: JupyterHandler) -> str:
     """Whose sessions this request sees.
 
     Jupyter's own providers know one person, by a token or a password, and give each browser a random name: they are
-    all one owner. A provider that knows people (JupyterHub, OIDC, one of yours) gives the name.
+    all one owner. A provider that knows people (JupyterHub, OIDC, one of yours) gives the name. So does a login handler
+    of the time before such providers, as JupyterHub has with JUPYTERHUB_SINGLEUSER_EXTENSION=0.
     """
-    if type(handler.identity_provider).__module__.startswith("jupyter_server."):
+    provider = handler.identity_provider
+    of_whom: Any = type(provider)
+    if isinstance(provider, LegacyIdentityProvider):
+        of_whom = cast("Any", provider.login_handler_class).get_user
+    if of_whom.__module__.startswith("jupyter_server."):
         return LOCAL_USER
     return handler.current_user.username
 

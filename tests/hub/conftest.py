@@ -33,6 +33,12 @@ c.JupyterHub.spawner_class = "simple"
 c.SimpleLocalProcessSpawner.home_dir_template = "{home}/{{username}}"
 c.Spawner.cmd = [{python!r}, "-P", "-m", "jupyterhub.singleuser", "--allow-root"]
 c.Spawner.environment = {environ!r}
+
+def carol_has_an_older_server(spawner):
+    if spawner.user.name == "carol":
+        spawner.environment = {{**spawner.environment, "JUPYTERHUB_SINGLEUSER_EXTENSION": "0"}}
+
+c.Spawner.pre_spawn_hook = carol_has_an_older_server
 c.ConfigurableHTTPProxy.command = [{proxy!r}]
 c.ConfigurableHTTPProxy.api_url = "http://127.0.0.1:{proxy_port}"
 c.ConfigurableHTTPProxy.pid_file = "{home}/proxy.pid"
@@ -54,7 +60,10 @@ class Member(JupyterAt):
 
 
 class Hub:
-    """The Hub. Bob may use Alice's server, nobody else somebody else's; all servers keep their runs in one store."""
+    """The Hub. All servers keep their runs in one store.
+
+    Bob may use Alice's server, nobody else that of somebody else. Carol's is one of the older kind.
+    """
 
     def __init__(self, home: Path) -> None:
         self.home = home

@@ -146,10 +146,13 @@ def test_a_kernel_finds_the_server_by_what_the_hub_tells_it_and_asks_there(alice
     assert run_id in [run.run_id for run in found]
 
 
-def test_a_server_that_the_hub_stops_leaves_no_worker(hub):
+def test_an_older_single_user_server_knows_its_user_too_and_leaves_no_worker_when_the_hub_stops_it(hub):
     hub.start("carol")
     carol = hub.member("carol")
+    known = asked(carol, "GET", "/identity").json()
+    assert (known["user"], known["provider"]) == ("carol", "LegacyIdentityProvider")
     assert asked(carol, "GET", "/ready").ok
+    assert asked(carol, "GET", "/sessions", hub.token_of("bob")).status_code == 403
     home = f"HOME={hub.home}/carol".encode()
 
     def processes() -> list[int]:

@@ -8,15 +8,19 @@ import re
 import select
 import socket as sockets
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import requests
 import websocket
 from jupyter_process import API, STUB, TOKEN, JupyterProcess
+from jupyter_server.auth.identity import LegacyIdentityProvider, User
+from jupyter_server.auth.login import LegacyLoginHandler
 from jupyter_server.serverapp import ServerWebApplication
 from tornado import web
 
 from fleet_rlm_jupyter.server import handlers
+from fleet_rlm_jupyter.server.passing import owner_of
 from fleet_rlm_jupyter.server.routes import ROUTES
 
 USERS = '''
@@ -257,6 +261,20 @@ def test_the_worker_is_told_who_asks_by_the_identity_provider(two_users):
             "latin-1"
         )
     assert two_users.ask("GET", "/anything", token=None).status_code == 403
+
+
+class OldLogin(LegacyLoginHandler):
+    """A login handler as they were before identity providers; JupyterHub has such a one for its older servers."""
+
+    @classmethod
+    def get_user(cls, handler):
+        return handler.request.headers["X-Test-Person"]
+
+
+@pytest.mark.parametrize(("login", "owner"), [(OldLogin, "ann"), (LegacyLoginHandler, "local")])
+def test_an_old_login_handler_that_knows_people_names_the_owner_too(login, owner):
+    provider = LegacyIdentityProvider(login_handler_class=login)
+    assert owner_of(SimpleNamespace(identity_provider=provider, current_user=User("ann"))) == owner
 
 
 def test_an_async_authorizer_is_waited_for(tmp_path):
