@@ -67,6 +67,7 @@ class SandboxMachine:
         self._pty = f"fleet-{secrets.token_hex(6)}"
         self._to_send: asyncio.Queue[bytes] = asyncio.Queue()
         self._tasks: list[asyncio.Task[None]] = []
+        self._labelling: asyncio.Future[None] | None = None
         self._closing = threading.Lock()
         self._is_closed = False
 
@@ -124,7 +125,8 @@ class SandboxMachine:
             with contextlib.suppress(sdk().DaytonaError, OSError):
                 await retried(lambda: self.sandbox.set_labels({**self.sandbox.labels, **labels}))
 
-        return asyncio.ensure_future(work())
+        self._labelling = asyncio.ensure_future(work())
+        return self._labelling
 
     async def connect(self) -> None:
         """Upload the guest, open the terminal, start it."""

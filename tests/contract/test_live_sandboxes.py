@@ -157,6 +157,20 @@ def test_the_command_line_lists_stops_and_prunes_those_of_ones_sessions(
     assert json.loads(fleet("prune", "--json")[1]) == {"pruned": 0}
 
 
+def test_a_sandbox_that_waited_ready_bears_the_labels_of_whom_it_works_for(opened) -> None:
+    home = opened(warm=1, volume="none")
+    parent = home.open(ROLE)
+    parent.start()
+    until(lambda: any(not one.session for one in home.list()))
+    other = home.open(Role("s-2", "r-2", "rlm", 1))
+    other.start()
+    until(lambda: home.get(other.sandbox_id).session == "s-2")
+    child = home.child(parent.sandbox_id, Role("s-1", "r-1", "child", 2))
+    child.start()
+    until(lambda: home.get(child.sandbox_id).role == "child")
+    assert home.get(child.sandbox_id).depth == 2
+
+
 # --- a sandbox in use -------------------------------------------------------------------------------------------------
 
 
