@@ -55,11 +55,9 @@ def encoded(value: Any, there: frozenset[str]) -> tuple[str, bytes] | None:
 
 def decoded(kind: str, data: bytes) -> Any:
     """The value in `data`; raises ValueError for what `encoded` never writes, ImportError without the library."""
-    if kind == "npy":
-        return _array(data)
-    if kind == "columns":
+    if kind in ("npy", "columns"):
         try:
-            return _table(data)
+            return _array(data) if kind == "npy" else _table(data)
         except (KeyError, TypeError, IndexError, AttributeError, ArithmeticError, RecursionError) as err:
             raise ValueError("not a table") from err
     if kind == "arrow":

@@ -95,11 +95,22 @@ def test_a_table_with_some_bytes_changed_is_a_value_error_or_a_table(at, change)
             continue
 
 
-def test_a_forged_length_reserves_no_memory():
-    head = numpy.lib.format.magic(1, 0)
-    text = str({"descr": "<f8", "fortran_order": False, "shape": (10**14,)}).encode() + b"\n"
+def npy(descr: str, length: int) -> bytes:
+    """An array of eight bytes whose head says something else."""
+    text = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': ({length},), }}\n".encode()
+    return numpy.lib.format.magic(1, 0) + len(text).to_bytes(2, "little") + text + bytes(8)
+
+
+@pytest.mark.parametrize("descr", ["<i0", "<f3", "|b9", "<M8[xy]"])
+def test_a_type_that_numpy_does_not_have_is_a_value_error(descr):
     with pytest.raises(ValueError):
-        tables.decoded("npy", head + len(text).to_bytes(2, "little") + text)
+        tables.decoded("npy", npy(descr, 1))
+
+
+def test_a_forged_length_reserves_no_memory():
+    assert tables.decoded("npy", npy("<f8", 1)).shape == (1,)
+    with pytest.raises(ValueError):
+        tables.decoded("npy", npy("<f8", 10**14))
 
 
 def test_objects_are_never_unpickled():
