@@ -25,6 +25,8 @@ from fleet_rlm_jupyter.optimize.metrics import Metric
 _OF_A_ROW = (FleetError, DSPyError, ValueError, TypeError, LookupError, AttributeError, RuntimeError)
 """What a program may raise over one row without the others' scores being lost."""
 
+NO_SANDBOX = "none: no code runs"
+
 
 @dataclass(frozen=True, slots=True)
 class Subject:
@@ -132,7 +134,12 @@ class Evaluation:
     def prepare(self) -> None:
         """Raise BadRequest where there is nothing to score, and what says that there is nowhere to run code."""
         self.subject.needs(self.trial.split)
-        _ = self.site.sandboxes.isolation
+        _ = self.isolation
+
+    @property
+    def isolation(self) -> str:
+        """Where code runs, in words; only an RLM has any, and to find that out may start a server."""
+        return self.site.sandboxes.isolation.label if self.subject.definition.kind == "rlm" else NO_SANDBOX
 
     def message(self) -> str:
         return f"evaluate {self.subject.name} on {self.subject.dataset}"
@@ -146,7 +153,7 @@ class Evaluation:
             message=self.message(),
             model=self.site.models.label,
             limits=budget.limits,
-            isolation=self.site.sandboxes.isolation.label,
+            isolation=self.isolation,
             note=f"model from {self.site.models.source}",
         )
 

@@ -47,7 +47,7 @@ class Optimization(Evaluation):
 
     def prepare(self) -> None:
         self.subject.needs("train", "val")
-        _ = self.site.sandboxes.isolation
+        _ = self.isolation
 
     def message(self) -> str:
         return f"optimize {self.subject.name} on {self.subject.dataset}"

@@ -76,7 +76,7 @@ def test_a_program_is_scored_on_a_split_row_by_row(bench):
     for name, score in (("adder", 0.0), ("careful", 1.0)):
         run = bench.optimize(name, "sums", EVALUATE)
         ended = run.result(60)
-        assert (ended.status, ended.program) == ("done", f"{name}@1")
+        assert (ended.status, ended.program, ended.sandbox) == ("done", f"{name}@1", "none: no code runs")
         assert ended.outputs["scores"] == {f"{name}@1": {"val": score}}
         assert (ended.outputs["rows"], ended.outputs["errors"], ended.usage.calls) == (4, 0, 4)
         assert [(fact.candidate, fact.split, fact.score) for fact in scores(run)] == [(f"{name}@1", "val", score)]
