@@ -197,6 +197,32 @@ def test_a_run_that_asks_its_user_goes_on_with_the_answer(home, model, way):
     line.close()
 
 
+@pytest.mark.parametrize("cell", ["yields", "is deaf"])
+def test_after_a_stop_over_the_socket_the_next_turn_says_what_became_of_the_sandbox(home, model, cell):
+    session_id = home.bench.sessions.create(f"stopped while it {cell}").session_id
+    writes = "import os\nos.makedirs('memory', exist_ok=True)\nopen('kept.txt', 'w').write('kept')\n"
+    goes_on = "import time\ntime.sleep(60)" if cell == "yields" else "sum(range(10**13))"
+    model.script(lambda prompt: code(f"{writes}print('here', flush=True)\n{goes_on}"))
+    run_id = home.ask_and_wait_for("here", session_id=session_id)
+    line = home.server.socket()
+    replies = frames(line)
+    line.send(json.dumps({"op": "cancel", "run_id": run_id, "id": "stop"}))
+    assert next(replies) == {"type": "ok", "id": "stop", "op": "cancel", "run_id": run_id}
+    line.close()
+    stopped = list(home.bench.follow(run_id))
+    assert stopped[-1].fact.status == "cancelled"
+
+    model.script(lambda prompt: code("import os\nSUBMIT(answer=str(os.path.exists('kept.txt')))"))
+    again = list(home.bench.follow(home.ask(session_id=session_id, when_busy="queue")))
+    first = next(event.fact for event in again if event.fact.type == "sandbox.changed")
+    assert first.state in ("reused", "recreated")
+    assert again[-1].fact.answer == str(first.state == "reused")
+    if cell == "yields":
+        assert first.state == "reused"
+    else:
+        assert first.state == "reused" or first.reason
+
+
 def test_a_question_that_nobody_answers_ends_with_the_time_of_its_run(home, model):
     model.script(lambda prompt: code("print(ask_user('which year?'))"))
     events = list(home.bench.follow(home.ask(can_answer=True, limits={"seconds": 2})))
