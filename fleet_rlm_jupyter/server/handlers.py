@@ -64,9 +64,9 @@ class FleetHandler(_Problems, APIHandler):
 
     auth_resource = "fleet"
 
-    async def prepare(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        self.set_header(REQUEST_ID, self.request_id)
-        await super().prepare()
+    def set_default_headers(self) -> None:
+        super().set_default_headers()
+        self.set_header(REQUEST_ID, self.request_id)  # here, for an error begins its answer anew
 
     @property
     def content_security_policy(self) -> str:

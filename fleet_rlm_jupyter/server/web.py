@@ -133,8 +133,11 @@ class Raw:
 class WorkerHandler(web.RequestHandler):
     """A request that came through the Jupyter server, which alone has the key and says who asks."""
 
-    def prepare(self) -> None:
+    def set_default_headers(self) -> None:
+        # Here, for an error begins its answer anew.
         self.set_header(REQUEST_ID, self.request.headers.get(REQUEST_ID, ""))
+
+    def prepare(self) -> None:
         given = self.request.headers.get(KEY_HEADER, "")
         if not hmac.compare_digest(given.encode(), self.settings["desk"].key.encode()):
             raise web.HTTPError(403)
@@ -156,7 +159,9 @@ class WorkerHandler(web.RequestHandler):
 
     def log_exception(self, typ: Any, value: BaseException | None, tb: Any) -> None:
         if not isinstance(value, FleetError | ValidationError | web.HTTPError):
-            log.error("%s %s failed", self.request.method, self.request.path, exc_info=value)
+            asked = self.request
+            request_id = asked.headers.get(REQUEST_ID, "-")
+            log.error("request %s: %s %s failed", request_id, asked.method, asked.path, exc_info=value)
 
 
 class NotFound(WorkerHandler):

@@ -43,6 +43,8 @@ def test_the_request_id_is_echoed_and_passed_on(server):
     assert answer.headers["X-Request-ID"] == answer.json()["headers"]["X-Request-Id"] == "abc-1"
     made = server.ask("GET", "/anything", headers={"X-Request-ID": "x" * 129})
     assert made.headers["X-Request-ID"] == made.json()["headers"]["X-Request-Id"] != "x" * 129
+    refused = server.ask("GET", "/anything", token=None, headers={"X-Request-ID": "abc-2"})
+    assert (refused.status_code, refused.headers["X-Request-ID"]) == (403, "abc-2")
 
 
 def test_whatever_the_worker_sends_never_runs_as_a_page_of_ours(server):

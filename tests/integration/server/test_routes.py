@@ -357,10 +357,13 @@ def test_what_nobody_foresaw_is_told_without_a_word_of_the_inside(worker, monkey
         raise RuntimeError("secret-canary at /root/path")
 
     monkeypatch.setattr(type(worker.bench.runs), "list", breaks)
-    answer = worker.ask("GET", "/runs")
+    headers = {**worker.headers(), "X-Request-ID": "id-17"}
+    answer = requests.get(f"{worker.url}{API}/runs", headers=headers, timeout=60)
     assert (answer.status_code, answer.json()["code"]) == (500, "internal")
+    assert answer.headers["X-Request-ID"] == "id-17"
     assert "canary" not in answer.text
     assert "canary" in caplog.text, "the log has it"
+    assert "request id-17: GET /fleet/api/v1/runs failed" in caplog.text
 
 
 def test_the_server_says_whether_it_is_ready_and_what_is_missing(worker):
