@@ -16,9 +16,13 @@ from dspy.primitives.code_interpreter import CodeInterpreterError
 from fleet_rlm_jupyter.sandbox.codec import Frame, dumps, pack
 from fleet_rlm_jupyter.sandbox.kernel_link import Machine
 from fleet_rlm_jupyter.sandbox.tables import encoded, is_table, plain
+from fleet_rlm_jupyter.sandbox.twins import is_as, twin_of
 
 MOST_INLINE, MOST_INLINE_OF_CELL = 32_000, 200_000
 """Bytes of one value, and of all of a cell's, that ride in the frame; the others go by file."""
+
+MOST_TWIN = 256_000_000
+"""Bytes of an array or table up to which a copy is kept, so that an unchanged one is not encoded for each cell."""
 
 _LEAVES = {
     str, bytes, int, float, bool, type(None),
@@ -30,10 +34,11 @@ _END = object()
 
 @dataclass(slots=True)
 class _Bound:
-    """What a name was last bound to: its parts (None: compare by content), and its key."""
+    """What a name was last bound to: its parts (None: compare by content), its key, and a copy of an array or table."""
 
     parts: list[Any] | None
     key: str
+    twin: Any = None
 
 
 class Inputs:
@@ -57,8 +62,11 @@ class Inputs:
         values: dict[str, Frame] = {}
         for name, value in variables.items():
             known, parts = self._bound.get(name), parts_of(value)
+            if known is not None and known.twin is not None and is_as(value, known.twin):
+                continue
             if known is None or known.parts is None or parts is None or not _are_same(known.parts, parts):
-                self._bound[name] = _Bound(parts, self._put(value, values))
+                twin = twin_of(value, MOST_TWIN) if is_table(value) else None
+                self._bound[name] = _Bound(parts, self._put(value, values), twin)
         used = {known.key for known in self._bound.values()}
         dropped = [key for key in self._sent if key not in used]
         self._sent.difference_update(dropped)
