@@ -15,8 +15,9 @@ LANES   := $(wildcard tests/unit tests/contract tests/integration tests/docs tes
 PYTEST := PYTHONSAFEPATH=1 $(BIN)/pytest
 
 # Most tests wait for processes and clocks: three at a time keep two cores busy. A file stays on one worker, since its
-# tests share servers. `make test PARALLEL=` runs them one after the other.
-PARALLEL ?= -n 3 --dist loadfile
+# tests share servers; the longest files begin first (tests/conftest.py).
+# `make test PARALLEL=` runs them one after the other.
+PARALLEL ?= -n 3 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup dev demo check test test-all other-lanes soak bench lab

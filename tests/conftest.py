@@ -31,6 +31,13 @@ for name in [name for name in os.environ if name.startswith("FLEET_") or name in
 _DATA = tempfile.TemporaryDirectory(prefix="fleet-tests-", ignore_cleanup_errors=True)
 os.environ["JUPYTER_DATA_DIR"] = _DATA.name
 
+# The longest first: a file stays on one worker, and one that begins late would keep the others waiting for it.
+LONG_FILES = (
+    "test_ask_process.py", "test_sandboxes.py", "test_hostile_cells.py", "test_recipes.py", "test_kernel_placement.py",
+    "test_session_sandboxes.py", "test_kernel_stop.py", "test_localdaytona_process.py", "test_notebooks.py",
+    "test_kernel_magics.py", "test_cli.py", "test_kernel_discovery.py", "test_access.py", "test_load.py",
+)  # fmt: skip
+
 CHROMIUM = Path("/usr/bin/chromium")
 
 SKIPPED = {
@@ -57,6 +64,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for marker, reason in SKIPPED.items():
             if reason and item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))
+    rank = {name: place for place, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
 
 
 @pytest.fixture(autouse=True)

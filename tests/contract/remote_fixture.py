@@ -13,6 +13,7 @@ import pytest
 from contract.faulty_line import FaultyLine
 from contract.localdaytona_server import KEY, Server, start
 
+from fleet_rlm_jupyter.sandbox import retries
 from fleet_rlm_jupyter.sandbox.daytona import DaytonaSandboxes
 from fleet_rlm_jupyter.settings import DaytonaSettings, SandboxSettings, Settings
 from fleet_rlm_jupyter.testing import MemoryAllocations
@@ -61,3 +62,9 @@ def opened(line: FaultyLine):
     line.faults.clear()
     for one in made:
         one.close()
+
+
+@pytest.fixture
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What failed is tried again at once."""
+    monkeypatch.setattr(retries, "pause_before_retry", lambda err, attempt: 0.0)

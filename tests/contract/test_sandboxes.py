@@ -495,6 +495,7 @@ def test_a_wrong_key_is_told(service: Server) -> None:
     sandboxes.close()
 
 
+@pytest.mark.usefixtures("no_pauses")
 def test_an_address_where_nobody_answers_is_told() -> None:
     settings = DaytonaSettings(api_key=KEY, api_url="http://127.0.0.1:9/api")
     sandboxes = DaytonaSandboxes(Settings(daytona=settings))

@@ -333,11 +333,6 @@ def test_a_line_that_breaks_while_a_turn_begins_loses_nothing(after: Any, opened
     assert line.faults[0].times == 0
 
 
-@pytest.fixture
-def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retries, "pause_before_retry", lambda err, attempt: 0.0)
-
-
 def test_a_service_that_fails_while_a_turn_begins_has_lost_nothing(opened, line: FaultyLine, no_pauses) -> None:
     home = opened()
     run_cell(home, turn(), "open('note', 'w').write('here')")

@@ -341,3 +341,17 @@ def test_a_port_in_use_is_one_sentence_and_exit_code_two(fleet):
         code, _, err = fleet("localdaytona", "--port", str(port), "--key", "a-key-of-mine")
     assert code == 2
     assert f"port {port} is in use" in err
+
+
+def test_what_was_found_is_kept_when_the_budget_is_used_up(fleet, tmp_path):
+    path = tmp_path / "long.log"
+    path.write_text("".join(f"level={'error' if i % 7 == 0 else 'info'} service=s{i % 5}\n" for i in range(5_000)))
+    asked = ["ask", "Which service has the most errors?", "--file", str(path), "--calls", "2"]
+    code, out, err = fleet(*asked)
+    assert code == 3
+    assert "Found so far" in out
+    assert "more than 2 LM calls" in " ".join(err.split())
+    code, out, _ = fleet(*asked, "--json")
+    said = json.loads(out)
+    assert (code, said["status"], said["answer"]) == (3, "over_budget", None)
+    assert said["found"]

@@ -21,7 +21,7 @@ from fleet_rlm_jupyter.workbench import Question, Workbench
 TEXTS = Path(__file__).parents[1] / "data" / "questions" / "texts"
 EXCEPTIONS = "Which modules define a class that subclasses Exception, and how many such classes are there?"
 MOST_ERRORS = "Which service has the most errors?"
-SIZES = {"log": 2_000_000, "kv": 20_500_000, "csv": 20_500_000, "jsonl": 2_000_000}
+SIZES = {"log": 2_000_000, "kv": 20_500_000, "csv": 2_000_000, "jsonl": 2_000_000}
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,8 @@ from pathlib import Path
 import nbformat
 import papermill
 import pytest
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 
@@ -33,18 +35,23 @@ def nbval(path, folder):
     return done.returncode, done.stdout[-3000:]
 
 
+@pytest.mark.parametrize("lines", [5000, pytest.param(None, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_nbval_finds_nothing(path, tmp_path):
+def test_nbval_finds_nothing(path, lines, tmp_path):
+    if lines is not None:
+        smaller = parameterize_notebook(load_notebook_node(str(path)), {"lines": lines}, kernel_name="python3")
+        path = tmp_path / path.name
+        nbformat.write(smaller, path)
     kinds = [cell["cell_type"] for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]]
     code, said = nbval(path, tmp_path)
     assert code == 0, said
     assert f"{kinds.count('code')} passed" in said, "every cell was run"
 
 
-@pytest.mark.parametrize("cell", ["assert 42 in [41]", "%%fleet --var nothing_of_that_name\nHow many lines?"])
-def test_nbval_would_find_a_cell_that_fails(tmp_path, cell):
-    cells = [nbformat.v4.new_code_cell(source) for source in ("%load_ext fleet_rlm_jupyter", cell, "assert True")]
+def test_nbval_would_find_a_cell_that_fails(tmp_path):
+    bad = ("assert 42 in [41]", "%%fleet --var nothing_of_that_name\nHow many lines?")
+    cells = [nbformat.v4.new_code_cell(source) for source in ("%load_ext fleet_rlm_jupyter", *bad, "assert True")]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "broken.ipynb")
     code, said = nbval(tmp_path / "broken.ipynb", tmp_path)
     assert code == 1, said
-    assert "1 failed, 2 passed" in said
+    assert "2 failed, 2 passed" in said

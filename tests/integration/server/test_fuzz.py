@@ -16,7 +16,7 @@ from fleet_rlm_jupyter.domain.api import API
 from fleet_rlm_jupyter.server.routes import ROUTES
 from fleet_rlm_jupyter.testing import ScriptedEngine, code, scripted_workbench
 
-COUNTS = [300, pytest.param(10_000, marks=[pytest.mark.soak, pytest.mark.timeout(3000)])]
+COUNTS = [100, pytest.param(10_000, marks=[pytest.mark.soak, pytest.mark.timeout(3000)])]
 
 OPS = ["ask", "follow", "unfollow", "cancel", "answer"]
 FIELDS = [
