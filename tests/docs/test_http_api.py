@@ -30,7 +30,7 @@ one person, by a token or a password, everybody is the user `local`.
 
 **Errors** are problem documents `{{"code": …, "message": …, "hint": …}}` of type `application/problem+json`. The code
 is stable, the message says what is wrong, the hint what to do. Codes beside those below are on [Errors](errors.md).
-Every answer carries `X-Request-ID`, the one that was sent or a new one.
+Every answer carries `X-Request-ID`, the one that was sent or a new one; the log names it where something failed.
 
 **The worker.** All but `status` and `identity` is answered by a worker process that starts on first use (some seconds)
 and anew after a crash: what was under way then fails with 503 `worker_restarted`, and open runs are marked failed.
