@@ -17,6 +17,8 @@ from fleet_rlm_jupyter.sandbox.codec import Frame, loads, unpack
 from fleet_rlm_jupyter.sandbox.tables import decoded
 
 STEP_SECONDS = 3.0
+MOST_SUBMITTED = 64_000_000  # decoded, shown and kept whole; meanwhile no deadline is looked at
+MOST_PULLED = 1 << 30
 """How long each rung of the ladder waits: interrupt, signal, kill."""
 
 CallTool = Callable[[str, list[Any], dict[str, Any]], Any]
@@ -70,8 +72,8 @@ class Line(Protocol):
 
     def next(self, seconds: float | None) -> Frame | News: ...  # raises queue.Empty
     def answer(self, cell: str, frame: Frame, call_tool: CallTool) -> None: ...
-    def spilled(self, path: object) -> Any: ...  # raises ValueError, SandboxError
-    def fetched(self, path: object) -> bytes: ...  # raises ValueError, SandboxError
+    def spilled(self, path: object, most: int) -> Any: ...  # raises ValueError, SandboxError
+    def fetched(self, path: object, most: int) -> bytes: ...  # raises ValueError, SandboxError
     def send_interrupt(self, number: str) -> None: ...
     def send_signal(self, number: int) -> None: ...
 
@@ -165,7 +167,8 @@ class CellWatch:
         if self._is_pull:
             return self._pulled(text, frame)
         try:
-            final = self._line.spilled(frame["final_file"]) if "final_file" in frame else unpack(frame.get("final"))
+            file = frame.get("final_file")
+            final = self._line.spilled(file, MOST_SUBMITTED) if file is not None else unpack(frame.get("final"))
             if final is not None and not isinstance(final, dict):
                 raise ValueError("it is no mapping of fields")
         except ValueError as err:
@@ -174,7 +177,7 @@ class CellWatch:
 
     def _pulled(self, text: str, frame: Frame) -> Done:
         try:
-            data = self._line.fetched(frame.get("value"))
+            data = self._line.fetched(frame.get("value"), MOST_PULLED)
             kind = str(frame.get("kind"))
             if kind not in ("json", "npy", "columns"):
                 raise ValueError("it is of no kind that may come out")

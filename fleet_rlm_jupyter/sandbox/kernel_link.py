@@ -28,6 +28,7 @@ ACK_BYTES = 128_000
 MOST_CALL_THREADS = 64
 MOST_WAITING = 4096
 MOST_ANSWER_BYTES = 16_000_000
+MOST_ARGUMENTS = 256_000_000
 """Answers kept for a line that breaks: more than the sockets between here and the guest can hold."""
 
 _SPILLED = re.compile(r"(?:call-\d+|final)-[0-9a-f]{16}\Z")
@@ -41,7 +42,7 @@ class Machine(Protocol):
     def send(self, data: bytes) -> None: ...
     def signal(self, pid: int, number: int) -> None: ...
     def put(self, path: str, data: bytes) -> None: ...
-    def get(self, path: str) -> bytes: ...
+    def get(self, path: str, most: int) -> bytes: ...  # ValueError for a larger file
 
 
 class KernelLink:
@@ -187,16 +188,16 @@ class KernelLink:
     def send_signal(self, number: int) -> None:
         self._machine.signal(self.pid, number)
 
-    def spilled(self, path: object) -> Any:
-        """The value in a file that the guest left for us."""
-        return loads(self.fetched(path))
+    def spilled(self, path: object, most: int) -> Any:
+        """The value in a file that the guest left for us, of at most that many bytes."""
+        return loads(self.fetched(path, most))
 
-    def fetched(self, path: object) -> bytes:
+    def fetched(self, path: object, most: int) -> bytes:
         """What is in such a file: only from its own folder, whatever it says."""
         name = str(path).rpartition("/")[2]
         if not _SPILLED.match(name):
             raise ValueError("the sandbox named a file that is none of its messages")
-        return self._machine.get(f"{self._machine.home}/.fleet/{name}")
+        return self._machine.get(f"{self._machine.home}/.fleet/{name}", most)
 
     def _acknowledge(self) -> None:
         self._unacked, self._acked_bytes = 0, self._received
@@ -222,7 +223,11 @@ class KernelLink:
 
     def _arguments(self, frame: Frame) -> tuple[list[Any], dict[str, Any]]:
         """The arguments of a call, as far as they can be trusted: a list and a dict with text keys, or ValueError."""
-        given = self.spilled(frame["f"]) if "f" in frame else [unpack(frame.get("a")), unpack(frame.get("k"))]
+        given = (
+            self.spilled(frame["f"], MOST_ARGUMENTS)
+            if "f" in frame
+            else [unpack(frame.get("a")), unpack(frame.get("k"))]
+        )
         if isinstance(given, list) and len(given) == 2:
             args, kwargs = given
             if isinstance(args, list) and isinstance(kwargs, dict) and all(type(key) is str for key in kwargs):

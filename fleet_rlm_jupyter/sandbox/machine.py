@@ -21,7 +21,6 @@ from fleet_rlm_jupyter.sandbox.service_errors import ended, sdk
 FILE_SECONDS = 600
 SIGNAL_SECONDS = 2
 MESSAGE_BYTES = 32_000
-MOST_FILE_BYTES = 1 << 30
 REFRESH_SECONDS = 300
 
 # A volume shows below /home/daytona; where that is not the working folder, as on some images, only there.
@@ -93,14 +92,14 @@ class SandboxMachine:
         """Upload `data`; a text is the path of a file here."""
         self._client.call(retried(lambda: self.sandbox.fs.upload_file(data, path, timeout=FILE_SECONDS)), FILE_SECONDS)
 
-    def get(self, path: str) -> bytes:
-        return self._client.call(self._download(path), FILE_SECONDS)
+    def get(self, path: str, most: int) -> bytes:
+        return self._client.call(self._download(path, most), FILE_SECONDS)
 
-    async def _download(self, path: str) -> bytes:
+    async def _download(self, path: str, most: int) -> bytes:
         info = await retried(lambda: self.sandbox.fs.get_file_info(path))
-        if info.size > MOST_FILE_BYTES:
+        if info.size > most:
             # Its code chose the size; our memory is not for it to fill.
-            raise sdk().DaytonaError(f"a value of {info.size:,} bytes is too large to leave the sandbox")
+            raise ValueError(f"{info.size:,} bytes are too many to leave the sandbox: at most {most:,} may")
         return await retried(lambda: self.sandbox.fs.download_file(path, FILE_SECONDS)) or b""
 
     def wrote(self, paths: list[str]) -> None:

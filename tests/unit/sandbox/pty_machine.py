@@ -70,7 +70,7 @@ class PtyMachine:
         self.uploads.append(path)
         Path(path).write_bytes(data)
 
-    def get(self, path: str) -> bytes:
+    def get(self, path: str, most: int) -> bytes:
         return Path(path).read_bytes()
 
     def wrote(self, paths: list[str]) -> None:

@@ -34,7 +34,7 @@ class Disk:
 
     def send(self, data: bytes) -> None: ...
     def signal(self, pid: int, number: int) -> None: ...
-    def get(self, path: str) -> bytes:
+    def get(self, path: str, most: int) -> bytes:
         return self.files[path]
 
 

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleet_rlm_jupyter.domain.errors import SandboxLost
+from fleet_rlm_jupyter.sandbox import cell as cell_module
 from fleet_rlm_jupyter.sandbox import kernel_link
 from fleet_rlm_jupyter.sandbox.cell import Cell, Done
 from fleet_rlm_jupyter.sandbox.codec import MARK, FrameReader, encode
@@ -53,7 +54,9 @@ class Wire:
     def put(self, path: str, data: bytes) -> None:
         self.files[path] = data
 
-    def get(self, path: str) -> bytes:
+    def get(self, path: str, most: int) -> bytes:
+        if len(self.files[path]) > most:
+            raise ValueError("too many bytes")
         return self.files[path]
 
     def run(self, tool: Any = None, seconds: float = SECONDS, chars: int = 1000) -> Done:
@@ -251,6 +254,17 @@ def test_a_forged_end_is_an_error_of_the_cell(forged):
     assert done.error
     assert isinstance(done.message, str)
     assert isinstance(done.trace, str)
+
+
+def test_a_submit_too_large_for_this_side_is_an_error_that_the_model_reads(monkeypatch):
+    monkeypatch.setattr(cell_module, "MOST_SUBMITTED", 20)
+    wire = Wire(on("exec", {"t": "done", "ok": True, "final_file": "/home/x/.fleet/final-0123456789abcdef"}))
+    wire.files["/home/x/.fleet/final-0123456789abcdef"] = b'{"output": "' + b"x" * 20 + b'"}'
+    done = wire.run()
+    assert done.final is None
+    assert (done.error, done.message) == ("ValueError", "too many bytes")
+    monkeypatch.setattr(cell_module, "MOST_SUBMITTED", 40)
+    assert wire.run().final == {"output": "x" * 20}
 
 
 def test_a_guest_that_ignores_the_bound_of_output_is_cut():
