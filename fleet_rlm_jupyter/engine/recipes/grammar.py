@@ -190,13 +190,16 @@ def _stats(parts: Parts, profile: Profile) -> dict[str, str]:
     name = _field(parts["field"][0])
     if not profile["fields"].get(name, {"numeric": False})["numeric"]:
         raise Unclear(f"{name} is not a number in every record")
+    group = _field(parts["group"][0]) if "group" in parts else ""
+    if f"{group}.count" in profile["fields"]:
+        raise Unclear(f"{group} holds lists: a record is in several groups")
     cue = parts["cue"][0].symbol if "cue" in parts else "m" if "k" in parts or "top" in parts else ""
     order = "lowest" if cue in ("y", "l", "g") else "highest" if cue else ""
     return {
         "recipe": "stats",
         "field": name,
         "of": parts["stat"][0].symbol[1:],
-        "by": _field(parts["group"][0]) if "group" in parts else "",
+        "by": group,
         "order": order,
         "k": parts["k"][0].text if "k" in parts else "10" if "top" in parts else "1" if cue else "",
         "where": show_where(_conditions(parts.get("rest", []) + parts.get("more", []), profile)),

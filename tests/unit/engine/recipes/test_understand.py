@@ -219,6 +219,13 @@ def test_a_rare_value_far_from_every_sample_is_found():
     assert planned("How many records for zebra?", text) == ("count", {"where": "service=zebra"})
 
 
+def test_figures_by_the_items_of_a_list_are_not_those_of_its_combinations():
+    rows = '{"tags": ["a", "b"], "price": 3}\n{"tags": ["b"], "price": 5}\n' * 5
+    why = planned("What is the average price per tag?", rows)
+    assert isinstance(why, Abstention)
+    assert "tags holds lists" in why.reason
+
+
 def test_files_of_a_folder_can_be_grouped():
     folder = {"a.log": TEXTS["kv"], "b.log": TEXTS["kv"]}
     assert planned("Which file has the most errors?", folder) == ("top_k", {**MOST_ERRORS, "field": "file"})
