@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import os
 import sys
 import sysconfig
 import tempfile
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fleet_rlm_jupyter.engine import offline
-from fleet_rlm_jupyter.settings import Settings
+from fleet_rlm_jupyter.settings import Settings, StoreSettings
 from fleet_rlm_jupyter.testing import UnisolatedSandboxes
 from fleet_rlm_jupyter.workbench import Question, Workbench
 
@@ -53,8 +52,8 @@ def outcomes(is_verbose: bool = False, only: int | None = None) -> list[Outcome]
     """Ask all questions, or the one at that place, through the whole Workbench."""
     truth = _truth()
     folder = tempfile.TemporaryDirectory(prefix="fleet-bench-", ignore_cleanup_errors=True)
-    os.environ["JUPYTER_DATA_DIR"] = folder.name  # not among the user's own runs
-    bench = Workbench(Settings(model="offline/recipes"), UnisolatedSandboxes())
+    store = StoreSettings(url=f"sqlite:///{folder.name}/fleet.db")  # not among the user's own runs
+    bench = Workbench(Settings(model="offline/recipes", store=store), UnisolatedSandboxes())
     found: list[Outcome] = []
     for at, question in enumerate(truth.questions()):
         if only is not None and at != only:
