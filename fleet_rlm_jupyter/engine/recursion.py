@@ -137,6 +137,12 @@ class Recursion:
         given = [""] * len(prompts) if contexts is None else contexts
         if not isinstance(given, list) or len(given) != len(prompts):
             raise ToolFailed("sub_rlm_batched needs as many contexts as prompts", "pass two lists of the same length")
+        most = self.budget.limits.calls  # each child makes one call at least
+        if len(prompts) > most:
+            raise ToolFailed(
+                f"sub_rlm_batched got {len(prompts)} prompts and this run has {most} LM calls",
+                "cut the context into fewer, larger parts",
+            )
         workers = min(len(prompts), self.budget.limits.siblings, max(1, self.budget.sandboxes_left))
         answers = in_parallel(lambda pair: self._child(*pair), list(zip(prompts, given, strict=True)), workers)
         self.budget.check()

@@ -98,6 +98,18 @@ def test_a_swallowed_refusal_does_not_let_generated_code_go_on(home):
     assert engine.calls == 5
 
 
+def test_more_children_than_the_run_has_calls_are_refused_before_any_starts(home):
+    def script(prompt: str) -> str:
+        if FIRST in prompt:
+            return code("sub_rlm_batched(prompts=['x'] * 1000)")
+        assert "1000 prompts and this run has 20 LM calls" in prompt
+        return code("SUBMIT(answer='fewer')")
+
+    live, engine = start(script, home, calls=20)
+    run, _ = finish(live)
+    assert (run.answer, engine.calls) == ("fewer", 2), run.error
+
+
 def test_running_out_of_sub_calls_is_an_error_the_planner_reads(home):
     def script(prompt: str) -> str:
         if not is_planner(prompt):
