@@ -15,6 +15,7 @@ from fleet_rlm_jupyter.domain.context import Context
 from fleet_rlm_jupyter.domain.dataset import Split
 from fleet_rlm_jupyter.domain.errors import BadRequest, FleetError, NoSuchSession, StoreFailed
 from fleet_rlm_jupyter.domain.events import Event, Limits
+from fleet_rlm_jupyter.domain.masking import Mask
 from fleet_rlm_jupyter.domain.ports import EXECUTION_INSTRUCTIONS, Files, Interpreter, Role, Sandboxes, Workspace
 from fleet_rlm_jupyter.domain.program import Definition, ProgramInfo, Trial
 from fleet_rlm_jupyter.domain.question import Check, Question
@@ -95,6 +96,11 @@ class Workbench:
     @property
     def settings(self) -> Settings:
         return self._house.settings
+
+    @property
+    def mask(self) -> Mask:
+        """What hides every key in force."""
+        return self._house.mask
 
     def models(self) -> Models:
         """The models in force, resolved once. Raises BadSettings."""

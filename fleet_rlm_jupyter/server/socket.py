@@ -96,7 +96,7 @@ class WorkerSocket(websocket.WebSocketHandler):
             status, problem = problem_of(err)
             if status == 500:
                 log.error("op %s failed", op.op, exc_info=err)
-            self._say("error", op.id, op=op.op, **problem.model_dump())
+            self._say("error", op.id, op=op.op, **self._asked.bench.mask.everywhere_in(problem).model_dump())
 
     async def _do(self, op: Op) -> None:
         bench = self._asked.bench
@@ -179,7 +179,8 @@ class WorkerSocket(websocket.WebSocketHandler):
 
     def _strike(self, err: BadFrame) -> None:
         self._strikes += 1
-        self._say("error", err.frame_id, code=err.code, message=err.text, hint=err.hint)
+        message = self._asked.bench.mask(err.text)  # it may name a field that is unknown
+        self._say("error", err.frame_id, code=err.code, message=message, hint=err.hint)
         if self._strikes >= MAX_STRIKES:
             self.close(SOCKET_CLOSED["policy"], "strikes")
 

@@ -155,7 +155,8 @@ class WorkerHandler(web.RequestHandler):
         status, problem = problem_of(error, status_code)
         self.set_status(status)
         self.set_header("Content-Type", "application/problem+json")
-        self.finish(problem.model_dump_json())
+        # Also what a caller wrote is repeated, and they need not know our keys to have written one.
+        self.finish(self.settings["desk"].bench.mask.everywhere_in(problem).model_dump_json())
 
     def log_exception(self, typ: Any, value: BaseException | None, tb: Any) -> None:
         if not isinstance(value, FleetError | ValidationError | web.HTTPError):

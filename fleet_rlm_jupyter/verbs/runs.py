@@ -94,8 +94,9 @@ class Runs:
             raise BadRequest(f"run {run_id} has not answered yet", "wait for its end")
         if rating not in (-1, 0, 1):
             raise BadRequest(f"a rating of {rating} is not known", "give 1, 0 or -1")
+        mask = self._house.mask
         given = Feedback.model_validate(
-            {"turn_id": turn.turn_id, "rating": rating, "expected": expected, "comment": comment}
+            {"turn_id": turn.turn_id, "rating": rating, "expected": mask(expected), "comment": mask(comment)}
         )
         self._house.store().sessions(self._owner).give_feedback(given)
         return given

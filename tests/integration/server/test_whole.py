@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 import requests
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 from jupyter_process import TOKEN, JupyterProcess, below, frames, lives, wait_until
 from scripted_model import ScriptedModel
 
@@ -21,6 +23,7 @@ from fleet_rlm_jupyter.testing import code
 
 SLEEPS = code("import time\nprint('here', flush=True)\ntime.sleep(60)")
 WORKER = b"fleet_rlm_jupyter.server.worker"
+KEYS = {"environment": "plum/tree+7519==", "workspace": "pear-tree-4421.token", "model": "fig_tree_9087_of_the_model"}
 
 
 class Home:
@@ -28,9 +31,9 @@ class Home:
 
     def __init__(self, folder: Path, model: ScriptedModel) -> None:
         self._folder = folder
-        settings = {**model.settings, "sub_model": "openai/other"}
+        chosen = {**model.settings, "sub_model": "openai/other", "api_key": KEYS["model"]}
         self._config = (
-            f"c = get_config()\nc.FleetApp.workbench_settings = {settings!r}\n"
+            f"c = get_config()\nc.FleetApp.workbench_settings = {chosen!r}\n"
             "c.FleetApp.activity_seconds = 0.2\nc.ServerApp.shutdown_no_activity_timeout = 1\n"
             "c.ServerApp.jpserver_extensions = {'router_dump': True}\n"
         )
@@ -39,8 +42,10 @@ class Home:
     def start(self) -> None:
         tests = str(Path(__file__).parents[2])
         self.server = JupyterProcess(
-            self._folder, self._config, PYTHONPATH=tests, ROUTER_DUMP=str(self._folder / "routes.json")
-        )
+            self._folder, self._config, PYTHONPATH=tests, ROUTER_DUMP=str(self._folder / "routes.json"),
+            SOME_SERVICE_PASSWORD=KEYS["environment"], FLEET_WORKSPACE__TOKEN=KEYS["workspace"],
+            FLEET_WORKSPACE__TOKEN_HOST="git.invalid",
+        )  # fmt: skip
         self.bench = RemoteWorkbench(self.server.url, TOKEN)
 
     def kill(self) -> None:
@@ -163,8 +168,8 @@ def limit_of(home: Home, run_id: str) -> int:
 
 
 def shown(home: Home, name: str) -> tuple[object, str]:
-    settings = home.server.ask("GET", "/settings").json()["settings"]
-    return next((one["value"], one["source"]) for one in settings if one["name"] == name)
+    every = home.server.ask("GET", "/settings").json()["settings"]
+    return next((one["value"], one["source"]) for one in every if one["name"] == name)
 
 
 @pytest.mark.parametrize("way", ["REST", "the socket"])
@@ -228,6 +233,69 @@ def test_a_question_that_nobody_answers_ends_with_the_time_of_its_run(home, mode
     events = list(home.bench.follow(home.ask(can_answer=True, limits={"seconds": 2})))
     assert [event.fact.type for event in events].count("question.asked") == 1
     assert (events[-1].fact.status, events[-1].fact.error.code) == ("over_budget", "deadline")
+
+
+around = st.text("abz 019é☂-_./+='\"{}", max_size=9)
+planted = st.tuples(around, st.sampled_from(list(KEYS.values())), around).map("".join)
+
+
+@settings(
+    max_examples=settings().max_examples // 100,
+    phases=[Phase.generate],  # each takes a run: a failure is told at once
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(st.data(), planted, planted, planted)
+def test_a_planted_key_is_in_no_event_answer_problem_row_or_line_of_the_log(home, model, data, one, two, three):
+    """Keys of the settings and the environment, in what is asked, what the model says, what fails and what is sent."""
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(two)), max_size=4)))
+    pieces = [two[begin:end] for begin, end in zip([0, *cuts], [*cuts, len(two)], strict=True)]
+    replies = [
+        code(f"for piece in {pieces!r}:\n    print(piece, end='', flush=True)\nraise ValueError({one!r})"),
+        code(f"print(llm_query({three!r}))\nllm_query(**{{{two!r}: 1}})"),
+        code(f"SUBMIT(answer='it is ' + {three!r})"),
+    ]
+    model.script(lambda prompt: replies.pop(0) if "variables_info" in prompt else f"a sub-query says {one}")
+    answers: list[str] = []
+
+    def send(method: str, path: str, **more: object) -> requests.Response:
+        answer = home.server.ask(method, path, **more)
+        answers.append(answer.text + str(answer.headers))
+        return answer
+
+    made = send("POST", "/sessions", json={"title": one})
+    assert made.status_code == 201, made.text
+    session_id = made.json()["session_id"]
+    run_id = home.ask(question=f"what is {one}?", session_id=session_id)
+    line = home.server.socket()
+    replied = frames(line)
+    line.send(json.dumps({"op": "follow", "run_id": run_id}))
+    while '"run.ended"' not in (said := json.dumps(next(replied), ensure_ascii=False)):
+        answers.append(said)
+    answers.append(said)
+    assert not replies, "the run came to all that it was to say"
+    for frame in ({"op": "follow", "run_id": two}, {"op": "follow", "run_id": "r", three: 1}, {"op": one}):
+        line.send(json.dumps(frame))
+        answers.append(json.dumps(next(reply for reply in replied if reply["type"] == "error"), ensure_ascii=False))
+    line.close()
+    feedback = {"rating": 1, "comment": two, "expected": three}
+    assert send("PUT", f"/runs/{run_id}/feedback", json=feedback).ok
+    exported = send("GET", f"/sessions/{session_id}/export").json()
+    exported["session"]["title"] = exported["session"]["turns"][0]["message"] = one
+    assert send("POST", "/sessions/import", data=json.dumps(exported)).status_code == 201
+    for path in (f"/runs/{run_id}/record", f"/runs/{run_id}/tree", f"/runs/{run_id}/events", "/settings", "/sessions"):
+        assert send("GET", path).ok
+    for body in ({"question": "q", three: 1}, {"question": "q", "session_id": one}, {"question": "q", "paths": [two]}):
+        assert send("POST", "/runs", json=body).status_code >= 400
+    assert send("PATCH", "/settings", json={"updates": {two: 1}}).status_code == 400
+    assert send("PATCH", "/settings", json={"updates": {"budget.calls": three}}).status_code == 400
+
+    rows = b"".join(path.read_bytes() for path in (home.server.folder / "data" / "fleet_rlm").glob("*.db*"))
+    assert run_id.encode() in rows
+    log = home.server.log.read_text("utf-8", "replace")
+    for kind, key in KEYS.items():
+        assert not [text for text in answers if key in text], kind
+        assert key.encode() not in rows, kind
+        assert key not in log, kind
 
 
 def last_activity(server: JupyterProcess) -> datetime:
