@@ -25,7 +25,7 @@ class Echo(web.RequestHandler):
             os._exit(7)
         self.set_header("Set-Cookie", "leak=1")
         seen = {"method": self.request.method, "uri": self.request.uri, "headers": dict(self.request.headers)}
-        self.finish(json.dumps({**seen, "size": self.size}))
+        self.finish(json.dumps({**seen, "size": self.size, "log": self.settings["log"]}))
 
     get = post = put = patch = delete = answer
 
@@ -43,9 +43,8 @@ class EchoSocket(websocket.WebSocketHandler):
 
 async def serve() -> None:
     given = json.loads(sys.stdin.readline())
-    server = HTTPServer(
-        web.Application([(".*/ws", EchoSocket), (".*", Echo)], key=given["key"]), max_body_size=4 * 1024**3
-    )
+    told = {"key": given["key"], "log": given["log"]}
+    server = HTTPServer(web.Application([(".*/ws", EchoSocket), (".*", Echo)], **told), max_body_size=4 * 1024**3)
     sockets = bind_sockets(0, "127.0.0.1")
     server.add_sockets(sockets)
     print(json.dumps({"port": sockets[0].getsockname()[1]}), flush=True)

@@ -11,7 +11,7 @@ from typing import Any
 from jupyter_server.extension.application import ExtensionApp
 from jupyter_server.serverapp import ServerApp
 from tornado.ioloop import PeriodicCallback
-from traitlets import Dict, Float, List, Unicode
+from traitlets import Dict, Enum, Float, List, Unicode
 
 import fleet_rlm_jupyter
 from fleet_rlm_jupyter.domain.api import API
@@ -40,6 +40,13 @@ class FleetApp(ExtensionApp):
         "the folder it stands in from being taken for modules.",
     ).tag(config=True)
 
+    worker_log: str = Enum(
+        ["text", "json"],
+        "text",
+        help="How the worker writes its log, on the server's standard error: as text, or one JSON object a record and "
+        "line, with the id of the request.",
+    ).tag(config=True)  # pyright: ignore[reportAssignmentType]
+
     activity_seconds: float = Float(
         30.0,
         help="How often a run that goes on counts as activity of the server, for what culls idle ones; a JupyterHub "
@@ -55,6 +62,7 @@ class FleetApp(ExtensionApp):
             root if root.is_dir() else None,
             self.log,
             on_activity=self._note,
+            log_form=self.worker_log,
         )
         self._alive = PeriodicCallback(self._note_runs, self.activity_seconds * 1000)
         self.serverapp.io_loop.add_callback(self._alive.start)

@@ -28,6 +28,7 @@ from fleet_rlm_jupyter.server.frames import (
     UnfollowOp,
     parse,
 )
+from fleet_rlm_jupyter.server.logs import NO_REQUEST
 from fleet_rlm_jupyter.server.run_routes import ask, is_open
 from fleet_rlm_jupyter.server.web import log, problem_of
 
@@ -95,7 +96,7 @@ class WorkerSocket(websocket.WebSocketHandler):
         except Exception as err:
             status, problem = problem_of(err)
             if status == 500:
-                log.error("op %s failed", op.op, exc_info=err)
+                log.error("op %s failed", op.op, exc_info=err, extra={"request_id": op.id or NO_REQUEST})
             self._say("error", op.id, op=op.op, **self._asked.bench.mask.everywhere_in(problem).model_dump())
 
     async def _do(self, op: Op) -> None:

@@ -58,8 +58,10 @@ class Supervisor:
         folder: Path | None,
         log: logging.Logger,
         on_activity: Callable[[int], None],
+        log_form: str = "text",
     ) -> None:
-        self._settings = dict(settings)
+        """`log_form` is how the worker writes its log: as text, or a line of JSON a record."""
+        self._given = {"settings": dict(settings), "log": log_form}
         self._folder = folder
         self._log = log
         self._on_activity = on_activity
@@ -142,7 +144,7 @@ class Supervisor:
         assert process.stdin is not None
         assert process.stdout is not None
         with suppress(ConnectionError):  # it ended before it read: its exit code says more
-            process.stdin.write(json.dumps({"key": key, "settings": self._settings}).encode() + b"\n")
+            process.stdin.write(json.dumps({"key": key, **self._given}).encode() + b"\n")
             await process.stdin.drain()
         line = await process.stdout.readline()
         if not line:

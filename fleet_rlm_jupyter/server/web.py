@@ -162,7 +162,8 @@ class WorkerHandler(web.RequestHandler):
         if not isinstance(value, FleetError | ValidationError | web.HTTPError):
             asked = self.request
             request_id = asked.headers.get(REQUEST_ID, "-")
-            log.error("request %s: %s %s failed", request_id, asked.method, asked.path, exc_info=value)
+            about = {"request_id": request_id}
+            log.error("request %s: %s %s failed", request_id, asked.method, asked.path, exc_info=value, extra=about)
 
 
 class NotFound(WorkerHandler):

@@ -1,14 +1,13 @@
 """The worker process: the Workbench, and its API on a loopback port that only the Jupyter server has the key of.
 
-Its first line on stdin is {key, settings}, its first on stdout {port} or {problem}; then a line {running} whenever the
-number of runs changes. The end of its stdin is the end of the server, and so its own.
+Its first line on stdin is {key, settings, log}, its first on stdout {port} or {problem}; then a line {running} whenever
+the number of runs changes. The end of its stdin is the end of the server, and so its own.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import os
 import signal
 import sys
@@ -24,6 +23,7 @@ from fleet_rlm_jupyter.domain.api import API
 from fleet_rlm_jupyter.domain.errors import FleetError
 from fleet_rlm_jupyter.server.desk import Desk, Readiness
 from fleet_rlm_jupyter.server.feeds import Feeds
+from fleet_rlm_jupyter.server.logs import log_to_stderr
 from fleet_rlm_jupyter.server.routes import ROUTES
 from fleet_rlm_jupyter.server.socket import WorkerSocket
 from fleet_rlm_jupyter.server.uploads import ContextHandler
@@ -53,14 +53,15 @@ def application(bench: Workbench, key: str, on_running: Callable[[int], None] = 
 def main(open_bench: Callable[[dict[str, Any]], Workbench] | None = None) -> None:
     """Serve until stdin ends or SIGTERM comes. `open_bench` makes the Workbench from the settings of the server."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    logging.basicConfig(stream=sys.stderr, format="[%(levelname).1s %(asctime)s fleet] %(message)s", level="WARNING")
     given = json.loads(sys.stdin.readline())
+    formatter = log_to_stderr(given.get("log", "text"))
     parent = _parent()
     try:
         bench = (open_bench or _bench)(given["settings"])
     except FleetError as err:
         _say(parent, problem={"code": err.code, "message": err.text, "hint": err.hint})
         return
+    formatter.mask = lambda text: bench.mask(text)  # a setting that is changed may bring another key
     asyncio.run(_serve(bench, given["key"], parent))
     # Threads of runs that do not heed their cancel, and of libraries, must not keep the process.
     os._exit(0)

@@ -19,7 +19,7 @@ CONFIG = f"c = get_config()\nc.FleetApp.worker_command = {STUB!r}\n"
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    process = JupyterProcess(tmp_path_factory.mktemp("server"), CONFIG)
+    process = JupyterProcess(tmp_path_factory.mktemp("server"), CONFIG + 'c.FleetApp.worker_log = "json"\n')
     yield process
     process.stop()
 
@@ -45,6 +45,10 @@ def test_the_request_id_is_echoed_and_passed_on(server):
     assert made.headers["X-Request-ID"] == made.json()["headers"]["X-Request-Id"] != "x" * 129
     refused = server.ask("GET", "/anything", token=None, headers={"X-Request-ID": "abc-2"})
     assert (refused.status_code, refused.headers["X-Request-ID"]) == (403, "abc-2")
+
+
+def test_the_worker_is_told_how_to_write_its_log(server):
+    assert server.ask("GET", "/anything").json()["log"] == "json"
 
 
 def test_whatever_the_worker_sends_never_runs_as_a_page_of_ours(server):
