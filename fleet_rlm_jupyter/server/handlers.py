@@ -242,6 +242,8 @@ class SocketHandler(  # pyright: ignore[reportIncompatibleMethodOverride]
 
     def open(self, *args: Any, **kwargs: Any) -> None:
         # Not the mixin's: it would send its own pings beside tornado's.
+        self.set_nodelay(True)
+        cast("Any", self._worker.protocol).set_nodelay(True)
         self._pump = asyncio.ensure_future(self._pass_on())
 
     async def on_message(self, message: str | bytes) -> None:

@@ -60,6 +60,7 @@ class WorkerSocket(websocket.WebSocketHandler):
         await super().get(*args, **kwargs)
 
     def open(self, *args: Any, **kwargs: Any) -> None:
+        self.set_nodelay(True)  # frames are gathered here already: the system need not wait for more
         self._feeds = self._asked.desk.feeds
         self._cursors: dict[str, Cursor] = {}
         self._replies: deque[str] = deque()
