@@ -52,7 +52,8 @@ class Home:
         """As a container is killed, or a machine: all of it, and at once."""
         family = self.server.family()
         for pid in family:
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it went with its parent
+                os.kill(pid, signal.SIGKILL)
         self.server.process.wait()
         wait_until(lambda: not any(map(lives, family)), 10)
 
