@@ -16,7 +16,7 @@ from fleet_rlm_jupyter.domain.shown import LiveSandbox, ShownSetting
 MAX_SEQ = 2**53
 
 MAX_FILE_BYTES = 256 * 1024**2
-"""Of a body that is taken as it is: a file of a session, an exported session."""
+"""Of a file of a session."""
 
 
 FRAME_CODES = {

@@ -41,6 +41,9 @@ from fleet_rlm_jupyter.server.schema import MAX_FILE_BYTES, Problem, frame_probl
 MAX_JSON_BYTES = 4 * 1024**2
 """Of a JSON body; contexts and files have routes of their own."""
 
+MAX_RAW_BYTES = 32 * 1024**2
+"""Of a body that is held as it is: an exported session, the rows of a dataset. To read one takes several times that."""
+
 PIECE_BYTES = 256_000
 
 log = logging.getLogger("fleet_rlm_jupyter.server")
@@ -97,7 +100,9 @@ class Endpoint:
     @property
     def most_bytes(self) -> int:
         """Of its body."""
-        return MAX_JSON_BYTES if self.hints.keys().isdisjoint(("raw", "upload")) else MAX_FILE_BYTES
+        if "upload" in self.hints:
+            return MAX_FILE_BYTES
+        return MAX_RAW_BYTES if "raw" in self.hints else MAX_JSON_BYTES
 
     def answer(self, asked: Asked, ids: Mapping[str, str], query: Mapping[str, list[bytes]], body: Body) -> Raw | None:
         """What the function says. Raises FleetError, or ValidationError where the request is malformed."""
@@ -208,7 +213,7 @@ class RoutesHandler(WorkerHandler):
 
     async def _give(self, route: Endpoint, body: Body, ids: dict[str, str]) -> None:
         if body.is_too_large:
-            raise web.HTTPError(413)
+            raise web.HTTPError(413, f"the body of such a request has at most {route.most_bytes // 1024**2} MB")
         query = {name: list(values) for name, values in self.request.query_arguments.items()}
         found = await asyncio.to_thread(route.answer, self.asked, ids, query, body)
         self.set_status(route.status)

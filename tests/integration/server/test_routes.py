@@ -237,6 +237,15 @@ def test_an_upload_goes_through_a_file_and_what_is_too_large_through_none(worker
     worker.ask("DELETE", f"/sessions/{session}/files", params=where)
 
 
+@pytest.mark.parametrize("path", ["/sessions/import", "/datasets/large"])
+def test_a_body_that_has_to_be_held_is_refused_where_it_is_too_large(worker, path):
+    most = 32 * 1024**2
+    refused = worker.ask("POST", path, data=b" " * (most + 1))
+    assert refused.status_code == 413
+    assert refused.json()["message"] == "the body of such a request has at most 32 MB"
+    assert worker.ask("POST", path, data=b" " * most).json()["code"] == "bad_request", "read, and found empty"
+
+
 def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
