@@ -10,6 +10,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from fleet_rlm_jupyter.deferred import defer
+
 if TYPE_CHECKING:
     from fleet_rlm_jupyter.domain.errors import BadRequest, FleetError, ForUser
     from fleet_rlm_jupyter.domain.events import Limits
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from fleet_rlm_jupyter.remote import RemoteWorkbench
     from fleet_rlm_jupyter.settings import Settings
     from fleet_rlm_jupyter.workbench import Question, Workbench, interpreter
+
+# DSPy imports jsonschema, which imports this to check IRIs: a second of CPU for a check that hardly anybody asks for.
+defer("rfc3987_syntax", "is_valid_syntax")
 
 __version__ = "0.1.0"
 

@@ -1,0 +1,40 @@
+"""Modules of others that take long to import and are seldom used: they are imported when they are."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import threading
+from types import ModuleType
+from typing import Any
+
+_lock = threading.Lock()
+
+
+def defer(name: str, function: str) -> None:
+    """Let `import name` cost nothing: the module is imported when its `function` is called, or anything else is asked.
+
+    Does nothing where the module is there already, or cannot be had.
+    """
+    found = None if name in sys.modules else importlib.util.find_spec(name)
+    if found is None:
+        return
+    stand_in: Any = ModuleType(name)
+    stand_in.__path__ = found.submodule_search_locations  # `from name import …` asks for it
+
+    def real() -> Any:
+        with _lock:
+            if sys.modules.get(name) is stand_in:
+                del sys.modules[name]
+            return importlib.import_module(name)
+
+    def called(*given: Any, **named: Any) -> Any:
+        return getattr(real(), function)(*given, **named)
+
+    def asked(attribute: str) -> Any:
+        return getattr(real(), attribute)
+
+    setattr(stand_in, function, called)
+    stand_in.__getattr__ = asked  # PEP 562: for what the stand-in does not have
+    sys.modules[name] = stand_in
