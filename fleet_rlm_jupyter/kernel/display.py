@@ -49,10 +49,10 @@ class LiveLines:
     def follow(self) -> bool:
         """Show the run until it ends; True if the user interrupted it, which cancels it."""
         events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        if not self._has_front_end:
-            print(f"running {clean(self._handle.where)}", flush=True)
-        self._handle.live.watch(events.put)
         try:
+            if not self._has_front_end:
+                print(f"running {clean(self._handle.where)}", flush=True)
+            self._handle.live.watch(events.put)
             self._show_until_end(events)
         except KeyboardInterrupt:
             self._handle.cancel()

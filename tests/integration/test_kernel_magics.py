@@ -284,6 +284,76 @@ def test_an_interrupt_cancels_and_keeps_what_was_found(slow):
     assert "cancelled found: half" in text_of(run(client, "print(partial.status, partial.found)"))
 
 
+MOMENTS = """
+import threading
+from fleet_rlm_jupyter.kernel import handles
+from fleet_rlm_jupyter.kernel.display import LiveLines
+from fleet_rlm_jupyter.testing import UnisolatedSandboxes, code, scripted_workbench
+from fleet_rlm_jupyter.verbs.live import LiveRun
+moment, fifo, waits_for = {moment!r}, {fifo!r}, {waits_for}
+asked, held, lock = [], [], threading.Lock()
+follows, release = threading.Event(), threading.Event()
+
+def hold():
+    with lock:
+        held.append(1)
+        is_there = len(held) == waits_for
+    if is_there:
+        follows.wait(30)
+        open(fifo, "w").close()  # somebody reads it, and interrupts
+    release.wait(30)
+
+class Slow(UnisolatedSandboxes):
+    def open(self, *given):
+        if moment == "before the first LM call":
+            hold()
+        return super().open(*given)
+
+def policy(prompt):
+    asked.append(prompt)
+    if moment == "in a batch" and "variables_info" in prompt:
+        return code("print(llm_query_batched([str(n) for n in range(40)]))")
+    hold()
+    return code("SUBMIT(answer='late')")
+
+def cancel(self, call_id=None):
+    cancel_before(self, call_id)
+    release.set()  # from now on the run could go on
+
+def show(self, events):
+    follows.set()
+    show_before(self, events)
+
+slow_before, cancel_before, LiveRun.cancel = handles.notebook().bench, LiveRun.cancel, cancel
+show_before, LiveLines._show_until_end = LiveLines._show_until_end, show
+held_bench = scripted_workbench(policy, home=Slow())
+handles.notebook().bench = lambda settings=None: held_bench
+"""
+
+
+@pytest.mark.parametrize(
+    ("moment", "calls"), [("before the first LM call", 0), ("in an LM call", 1), ("in a batch", 17)]
+)
+def test_an_interrupt_stops_a_run_at_any_moment_and_no_lm_call_starts_after_it(slow, tmp_path, moment, calls):
+    manager, client = slow
+    fifo = tmp_path / "reached"
+    os.mkfifo(fifo)
+    run(client, MOMENTS.format(moment=moment, fifo=str(fifo), waits_for=16 if moment == "in a batch" else 1))
+
+    def interrupt_when_reached() -> None:
+        fifo.read_bytes()  # waits until it is written
+        manager.interrupt_kernel()
+
+    stopper = threading.Thread(target=interrupt_when_reached, daemon=True)
+    stopper.start()
+    outputs = run(client, "%%fleet_rlm -o partial\nanything?")
+    stopper.join(30)
+    assert outputs[-1]["ename"] == "FleetInterrupted", text_of(outputs)
+    run(client, "held_bench.close()\nhandles.notebook().bench, LiveRun.cancel = slow_before, cancel_before")
+    run(client, "LiveLines._show_until_end = show_before")
+    assert text_of(run(client, "print(partial.status, len(asked))")) == f"cancelled {calls}\n"
+
+
 AWAITED = """
 from fleet_rlm_jupyter.domain.lines import progress_line
 handle = fleet.start("anything?", "x" * 1000, mode="rlm_only")
