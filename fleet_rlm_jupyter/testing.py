@@ -147,7 +147,8 @@ def _scratch() -> tempfile.TemporaryDirectory[str]:
 class UnisolatedSandboxes:
     """`Sandboxes` on DSPy's LocalInterpreter: a plain subprocess per sandbox, quick to start, no isolation at all.
 
-    No repository or staged file is put anywhere: a role's `workspace` and `staging` can be looked at in `opened`.
+    No repository or staged file is put anywhere: a role's `workspace` and `staging` can be looked at in `opened`. The
+    functions of `sandbox/guest_tools.py` are not there, though a model is told of them.
     """
 
     def __init__(self) -> None:

@@ -52,6 +52,16 @@ MAX_ITERS = 20
 
 SECONDS_BETWEEN_INTERRUPTS = 0.05
 
+TOLD_OF_TOOLS = (
+    "The REPL also has run(command, seconds=60), read_file(path, first, last), list_files(path), "
+    "find_files(pattern, path), peek(source, at, chars) and grep(pattern, source, context) over a text, a path or, for "
+    "grep, a dict of texts, add_buffer(name, text), get_buffer(name), clear_buffer(name), "
+    "save_to_volume(path, data, replace) and load_from_volume(path, as_bytes); help(grep) says more. Names that you or "
+    "the inputs define win."
+)
+"""What a model is told of the functions in its sandbox (`sandbox/guest_tools.py`); not in EXECUTION_INSTRUCTIONS, which
+saved programs embed."""
+
 
 @dataclass(frozen=True, slots=True)
 class Site:
@@ -95,8 +105,11 @@ class Recursion:
     @cached_property
     def rlm(self) -> dspy.Module:
         """The RLM for `context, question` at every depth. It keeps no state between calls; building one is slow."""
+        signature: Any = dspy.signatures.ensure_signature(self.models.signature)
+        if not self.models.is_offline:
+            signature = signature.with_instructions(f"{signature.instructions}\n\n{TOLD_OF_TOOLS}")
         return dspy.RLM(
-            self.models.signature,
+            signature,
             max_iters=MAX_ITERS,
             max_llm_calls=self.budget.limits.sub_calls,
             tools=[self.sub_rlm, self.sub_rlm_batched, *([self.ask_user] if self.controls.can_answer else [])],

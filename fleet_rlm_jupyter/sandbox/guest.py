@@ -7,6 +7,7 @@ The main thread runs cells, one thread reads frames, two pump what subprocesses 
 from __future__ import annotations
 
 import ast
+import builtins
 import linecache
 import os
 import queue
@@ -22,6 +23,7 @@ from typing import Any
 from .artifacts import Artifacts
 from .codec import MAX_INLINE, PROTOCOL, Frame, FrameReader, dumps, loads, pack, unpack
 from .guest_line import SPILL, Callbacks, Outbox, spill
+from .guest_tools import TOOLS
 from .output import Brake, Output, redirect
 from .tables import TABLE_KINDS, decoded, encoded, libraries, renewed
 
@@ -39,6 +41,8 @@ class Repl:
         # A real module, so that what cells define can be pickled and its annotations resolved.
         main = sys.modules["__main__"] = types.ModuleType("__main__")
         self.namespace: dict[str, Any] = main.__dict__
+        # Below what cells define, inputs and host functions: each of these may have the same name.
+        builtins.__dict__.update({tool.__name__: tool for tool in TOOLS})
         self._callbacks = callbacks
         self._brake = brake
         self._values: dict[str, Any] = {}

@@ -21,7 +21,10 @@ from fleet_rlm_jupyter.sandbox.callers import Callers, Reply
 from fleet_rlm_jupyter.sandbox.cell import CallTool, Cell, CellWatch, Done, News
 from fleet_rlm_jupyter.sandbox.codec import MAX_INLINE, Frame, FrameReader, dumps, encode, loads, pack, unpack
 
-GUEST = ("codec.py", "artifacts.py", "output.py", "tables.py", "guest_line.py", "guest.py")
+GUEST = (
+    "codec.py", "artifacts.py", "output.py", "tables.py", "guest_line.py",
+    "volume_tool.py", "guest_volume.py", "guest_tools.py", "guest.py",
+)  # fmt: skip
 
 ACK_EVERY = 16
 ACK_BYTES = 128_000

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import stat
@@ -210,6 +209,8 @@ def _remove(here: int, name: str) -> None:
 
 
 def _digest(here: int, name: str) -> str:
+    import hashlib  # takes longer to import than all of a guest's other modules
+
     found = hashlib.sha256()
     with open(os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=here), "rb") as file:
         while piece := file.read(_PIECE):

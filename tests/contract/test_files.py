@@ -215,3 +215,17 @@ def test_a_browsing_sandbox_that_is_gone_is_made_anew(remote_files: DaytonaSandb
     for one in daytona.Daytona(service.config()).list():
         one.delete()
     assert files.read("memory/x") == b"1"
+
+
+def test_what_cells_keep_by_their_functions_is_on_the_volume(local: DaytonaSandboxes) -> None:
+    run = local.open(Role("s-functions", "r-1", "rlm", 1, is_kept=True))
+    run.start()
+    assert "bytes are on the volume" in str(run.execute("add_buffer('notes', 'kept')"))
+    run.execute("save_to_volume('artifacts/deep/a.bin', bytes(3))")
+    assert run.execute("find_files('*.bin') + find_files('*.txt')") == (
+        "['artifacts/deep/a.bin', 'buffers/notes/000001.txt']"
+    )
+    files = local.files("s-functions")
+    assert files.read("buffers/notes/000001.txt") == b"kept"
+    assert files.read("artifacts/deep/a.bin") == bytes(3)
+    run.shutdown()

@@ -403,3 +403,27 @@ def test_the_facade_is_refused_with_a_reason_and_without_starting_a_sandbox(make
     assert repl.sandbox_id == ""
     assert repl.execution_instructions == EXECUTION_INSTRUCTIONS
     repl.shutdown()
+
+
+USES_FUNCTIONS = """
+import os
+home = os.getcwd()
+os.chdir("/")
+assert run("echo hi; exit 3") == (3, "hi\\n", "")
+said = add_buffer("notes", "one\\ntwo")
+kept = get_buffer("notes")
+clear_buffer("notes")
+save_to_volume("memory/deep/a.txt", "x\\nfind me\\n")
+os.chdir(home)
+print(said, kept, get_buffer("notes"))
+print(find_files("a.txt"), list_files("memory/deep"), load_from_volume("memory/deep/a.txt") == "x\\nfind me\\n")
+print(grep("find", "memory")[0].line, peek("memory/deep/a.txt", 2, 4), read_file("memory/deep/a.txt", 2))
+"""
+
+
+def test_the_functions_of_the_repl_work_in_a_sandbox(repl):
+    assert repl.execute(USES_FUNCTIONS).splitlines() == [
+        "buffers/notes/000001.txt: 7 bytes are in this sandbox and end with it, for it has no volume ['one\\ntwo'] []",
+        "['memory/deep/a.txt'] ['memory/deep/a.txt'] True",
+        "2 find find me",
+    ]

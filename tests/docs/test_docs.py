@@ -19,6 +19,7 @@ from fleet_rlm_jupyter import cli
 from fleet_rlm_jupyter.domain import errors, events, previews
 from fleet_rlm_jupyter.domain.errors import EndsRun, ErrorText, FleetError, ForModel, ForUser, SandboxError, StoreFailed
 from fleet_rlm_jupyter.engine.recipes import RECIPES
+from fleet_rlm_jupyter.sandbox.guest_tools import TOOLS
 from fleet_rlm_jupyter.settings import ALSO, Settings, describe, variable
 
 ROOT = Path(__file__).parents[2]
@@ -171,12 +172,36 @@ def _commands(group: click.Group, name: str) -> Iterator[tuple[str, click.Comman
             yield f"{name} {command.name}", command
 
 
+def functions_page() -> str:
+    lines = [
+        "# Functions in a sandbox",
+        GENERATED,
+        "Code in a sandbox, be it a model's or that of a `%%fleet_sandbox` cell, has these functions from the start, "
+        "as it has Python's own. What you define, an input or a tool of the same name wins; `del` of yours brings ours "
+        "back. "
+        "They need nothing but Python, are bounded in what they return, and print a line where something was left out. "
+        "An error is one sentence with the next step.",
+        "A model that answers a question is told of them, and so are children of `sub_rlm`, which have them in their "
+        "own sandboxes, with copies of the files that they are given. DSPy programs of your own have them and are not "
+        "told. `UnisolatedSandboxes` of `fleet_rlm_jupyter.testing` does not have them.",
+        "Files below `memory/`, `artifacts/`, `buffers/` and `meta/` are on the volume of the session and outlive the "
+        "sandbox; without a volume they end with it, and what is returned says so. A file there is written once and "
+        "whole, and a buffer is a folder with a file for each text, since an object store knows no append. Paths do "
+        "not leave these folders, and links are not followed.",
+    ]
+    for tool in TOOLS:
+        shown = re.sub(r"'(\w[^']*)'", r"\1", str(inspect.signature(tool)))
+        lines += [f"### `{tool.__name__}`", inspect.cleandoc(tool.__doc__ or ""), f"`{tool.__name__}{shown}`"]
+    return _page(lines)
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "commands": commands_page,
     "settings": settings_page,
     "events": events_page,
     "errors": errors_page,
     "recipes": recipes_page,
+    "sandbox-functions": functions_page,
 }
 
 
@@ -192,7 +217,8 @@ def test_the_page_is_what_the_code_says(name):
     + [("events", fact.model_fields["type"].default) for fact in FACTS]
     + [("errors", kind.code) for kind in ERRORS]
     + [("commands", name) for name, _ in _commands(cli.app, "fleet")]
-    + [("recipes", name) for name in RECIPES],
+    + [("recipes", name) for name in RECIPES]
+    + [("sandbox-functions", tool.__name__) for tool in TOOLS],
 )
 def test_everything_has_an_entry(page, name):
     assert f"### `{name}`\n" in (DOCS / "reference" / f"{page}.md").read_text(encoding="utf-8")

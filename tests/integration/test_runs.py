@@ -220,6 +220,16 @@ def test_a_table_of_the_notebook_is_one_in_the_sandbox_and_text_for_a_plain_call
     run, _ = finish(scripted_workbench(plain, home=isolated).ask(Question("?", context=context, mode="direct")))
     assert run.answer == "read"
     assert "20,Ann" in plain.prompts[0]
+    assert "add_buffer" not in plain.prompts[0]
+
+
+def test_a_model_that_writes_code_is_told_of_the_functions_in_its_sandbox_and_they_work(isolated):
+    keep = code("add_buffer('seen', str(grep('b', context)[0].line))")
+    engine = ScriptedEngine([keep, code("SUBMIT(answer=get_buffer('seen')[0])")])
+    asked = Question("?", context="a\nb\n", mode="rlm_only")
+    run, _ = finish(scripted_workbench(engine, home=isolated).ask(asked))
+    assert run.answer == "2"
+    assert "add_buffer(name, text)" in engine.prompts[0]
 
 
 def test_cancel_while_a_cell_runs_ends_the_run_within_a_second(isolated):

@@ -53,6 +53,8 @@ UPLOADED = (
     "sandbox/output.py",
     "sandbox/tables.py",
     "sandbox/guest_line.py",
+    "sandbox/guest_volume.py",
+    "sandbox/guest_tools.py",
 )
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -169,7 +171,8 @@ def foreign_imports(path: str, source: str) -> Complaints:
     if path.startswith("domain/"):
         ours = ("pydantic", f"{NAME}.domain")
     elif path in UPLOADED:
-        ours = (".artifacts", ".codec", ".output", ".tables", ".guest_line")
+        names = "artifacts", "codec", "output", "tables", "guest_line", "guest_tools", "guest_volume", "volume_tool"
+        ours = tuple(f".{name}" for name in names)
     else:
         return
     for node in ast.walk(ast.parse(source)):

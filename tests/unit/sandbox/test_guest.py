@@ -782,3 +782,36 @@ def test_a_line_that_breaks_in_mid_cell_loses_nothing():
         assert ticks == list(range(10))
     finally:
         repl.shutdown()
+
+
+# --- functions that are there from the start ------------------------------------------------------------------------
+
+
+def test_a_name_of_the_cell_an_input_or_a_host_function_wins_over_a_function_of_ours(repl):
+    assert repl.execute("peek('abc', 1)") == "bc"
+    assert repl.execute("peek", {"peek": "an input"}) == "an input"
+    assert repl.execute("peek = 'mine'\npeek") == "mine"
+    repl.tools["grep"] = lambda text: f"the host has {text}"
+    assert repl.execute("grep('x')") == "the host has x"
+    repl.tools.clear()
+    assert repl.execute("del peek\npeek('abc', 1), grep('b', 'abc')[0].line") == "('bc', 1)"
+
+
+def test_functions_of_ours_are_no_variables(repl):
+    assert repl.execute("[name for name in globals() if name in ('run', 'grep', 'read_file', 'add_buffer')]") == "[]"
+    with pytest.raises(CodeExecutionError, match="there is no variable grep"):
+        repl.pull("grep")
+
+
+def test_help_says_how_a_function_of_ours_is_used(repl):
+    assert "Where a regular expression is" in repl.execute("help(grep)")
+
+
+def test_an_error_of_such_a_function_shows_the_cells_lines_and_one_sentence(repl):
+    with pytest.raises(CodeExecutionError) as caught:
+        repl.execute("load_from_volume('memory/none.txt')")
+    told = str(caught.value)
+    assert "there is no memory/none.txt: list_files() and find_files() say what there is" in told
+    assert "contextlib" not in told
+    assert "guest_volume" not in told
+    assert "during handling" not in told.lower()
