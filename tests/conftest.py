@@ -1,6 +1,7 @@
 """What holds for every lane: hypothesis profiles, no keys of the developer, reasons for what is skipped."""
 
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -26,6 +27,10 @@ DAYTONA = {name: os.environ.pop(name) for name in list(os.environ) if name.start
 KEYS = {name for also in ALSO.values() for name in also}
 for name in [name for name in os.environ if name.startswith("FLEET_") or name in KEYS]:
     del os.environ[name]
+
+# A job in the background of a shell does not hear SIGINT, and neither would what tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Runs are kept in the Jupyter data folder: tests have one of their own.
 _DATA = tempfile.TemporaryDirectory(prefix="fleet-tests-", ignore_cleanup_errors=True)
