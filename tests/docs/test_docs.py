@@ -242,6 +242,12 @@ def test_links_between_pages_lead_somewhere(path):
             assert (path.parent / target).exists(), target
 
 
+def test_every_page_is_in_the_table_of_contents():
+    listed = {(DOCS / link).resolve() for link in re.findall(r"\]\(([^)]+)\)", (DOCS / "README.md").read_text("utf-8"))}
+    pages = {path for path in DOCS.glob("*/*.md") if path.parent.name != "adr"}
+    assert pages <= listed
+
+
 def test_every_module_that_the_architecture_names_exists():
     page = (DOCS / "explanation" / "architecture.md").read_text(encoding="utf-8")
     rows = re.findall(r"(?m)^\| `(\w+)/` \| (.+) \|$", page)
