@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -234,19 +234,12 @@ def _ask(question: str, as_json: bool, given: dict[str, Any]) -> int:
         context_paths=given["context_paths"],
     )
     bench = fleet.Workbench(fleet.settings.load(overrides))
-    try:
-        with fleet.terminal.Progress() as progress:
-            live = bench.ask(asked, watcher=progress.show)
-            ended = _wait(live)
-    finally:
-        bench.close()
-    if ended.not_kept:
-        click.echo(f"this run is not kept: {fleet.terminal.clean(ended.not_kept)}", err=True)
-    if as_json:
-        click.echo(json.dumps(fleet.terminal.as_json(ended, live.tree()), ensure_ascii=False))
-    else:
-        fleet.terminal.print_run(ended, live.tree())
-    return EXIT_CODES[ended.status]
+    return _followed(
+        bench,
+        lambda watcher: bench.ask(asked, watcher=watcher),
+        lambda live, ended: fleet.terminal.print_run(ended, live.tree()),
+        as_json,
+    )
 
 
 def _try(program: str, optimizer: str, as_json: bool, settings: tuple[str, ...], given: dict[str, Any]) -> int:
@@ -254,10 +247,21 @@ def _try(program: str, optimizer: str, as_json: bool, settings: tuple[str, ...],
     if metrics := dict(_weighted(given.pop("metrics"))):
         given["metrics"] = metrics
     bench = fleet.Workbench(fleet.settings.load(_overrides(settings)))
+    return _followed(
+        bench,
+        lambda watcher: bench.optimize(
+            program, dataset, fleet.domain.program.Trial(optimizer=optimizer, **given), watcher=watcher
+        ),
+        lambda live, ended: fleet.terminal.print_end(ended),
+        as_json,
+    )
+
+
+def _followed(bench: Any, begin: Callable[[Any], Any], show: Callable[[Any, Any], None], as_json: bool) -> int:
+    """Watch a run to its end, close its Workbench, and print how it ended; the exit code."""
     try:
-        trial = fleet.domain.program.Trial(optimizer=optimizer, **given)
         with fleet.terminal.Progress() as progress:
-            live = bench.optimize(program, dataset, trial, watcher=progress.show)
+            live = begin(progress.show)
             ended = _wait(live)
     finally:
         bench.close()
@@ -266,7 +270,7 @@ def _try(program: str, optimizer: str, as_json: bool, settings: tuple[str, ...],
     if as_json:
         click.echo(json.dumps(fleet.terminal.as_json(ended, live.tree()), ensure_ascii=False))
     else:
-        fleet.terminal.print_end(ended)
+        show(live, ended)
     return EXIT_CODES[ended.status]
 
 

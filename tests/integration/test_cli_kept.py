@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from fleet_rlm_jupyter import cli, cli_kept
+from fleet_rlm_jupyter import cli_kept
 from fleet_rlm_jupyter.domain.events import Event, Log, RunEnded
 from fleet_rlm_jupyter.settings import Settings
 from fleet_rlm_jupyter.store.archive import Archive
@@ -36,22 +36,6 @@ def kept(url):
     live.result(60)
     bench.close()
     return live
-
-
-@pytest.fixture
-def fleet(monkeypatch, capfd, tmp_path):
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["fleet", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        printed = capfd.readouterr()
-        assert "Traceback" not in printed.out + printed.err
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, printed.out, printed.err
-
-    return run
 
 
 def test_runs_are_listed_searched_and_shown(fleet, kept):

@@ -4,29 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 
 import pytest
 from scripted_model import ScriptedModel
 
-from fleet_rlm_jupyter import cli
-
 
 @pytest.fixture
-def fleet(monkeypatch, capfd, tmp_path):
+def fleet(fleet, monkeypatch, tmp_path):
+    """With a store of the test's own."""
     monkeypatch.setenv("FLEET_STORE__URL", f"sqlite:///{tmp_path}/fleet.db")
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["fleet", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        printed = capfd.readouterr()
-        assert "Traceback" not in printed.out + printed.err
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, printed.out, printed.err
-
-    return run
+    return fleet
 
 
 def reply(prompt: str) -> str:
