@@ -23,6 +23,8 @@ from fleet_rlm_jupyter.settings import Settings, bypass_proxies_for_loopback
 _T = TypeVar("_T")
 
 CALL_SECONDS = 60
+CALM_SECONDS = 0.1
+"""What nobody waits for begins so much later: its cause needs the processor now, and then waits for a model."""
 GRACE_SECONDS = 5
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from fleet_rlm_jupyter.domain.errors import FleetError, SandboxLost, SandboxUnavailable
 from fleet_rlm_jupyter.domain.ports import Allocation, Allocations
-from fleet_rlm_jupyter.sandbox.client import CALL_SECONDS, DaytonaClient
+from fleet_rlm_jupyter.sandbox.client import CALL_SECONDS, CALM_SECONDS, DaytonaClient
 from fleet_rlm_jupyter.sandbox.labels import KEPT_ROLE, labels_of
 from fleet_rlm_jupyter.sandbox.retries import retried
 from fleet_rlm_jupyter.sandbox.service_errors import has_begun, sdk
@@ -75,7 +75,7 @@ class Creation:
     def delete(self, sandbox: Any) -> None:
         """Delete in the background: nobody waits for that."""
         with contextlib.suppress(SandboxUnavailable):
-            self._client.submit(self._delete(sandbox))
+            self._client.submit(self._delete_soon(sandbox))
 
     def end(self, sandbox: Any) -> None:
         """Delete it now. Raises SandboxUnavailable if the service does not; what is written down is swept later."""
@@ -226,6 +226,10 @@ class Creation:
             closing = closing or {"network_block_all": True}
             work = retried(lambda: sandbox.update_network_settings(**closing, request_timeout=CALL_SECONDS))
             self._client.call(work, CALL_SECONDS)
+
+    async def _delete_soon(self, sandbox: Any) -> None:
+        await asyncio.sleep(CALM_SECONDS)
+        await self._delete(sandbox)
 
     async def _delete(self, sandbox: Any) -> None:
         if await _is_deleted(lambda: retried(lambda: sandbox.delete(timeout=CALL_SECONDS))):

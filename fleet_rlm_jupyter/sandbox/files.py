@@ -85,14 +85,6 @@ class SandboxPlace:
                 f"the sandbox did not say what its files are: {done.result.strip()[-300:]}", "ask again"
             ) from err
 
-    def is_empty(self, path: str) -> bool:
-        """Whether there is surely nothing in that folder: one request, where `ask` starts a Python."""
-        try:
-            work = retried(lambda: self._sandbox.fs.list_files(f"{self._base}/{path}", request_timeout=CALL_SECONDS))
-            return not self._client.call(work, CALL_SECONDS)
-        except SandboxError:
-            return False
-
     def get(self, path: str) -> bytes:
         full = f"{self._base}/{path}"
         work = retried(lambda: self._sandbox.fs.download_file(full, FILE_SECONDS))

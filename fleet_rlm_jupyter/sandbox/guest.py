@@ -192,7 +192,7 @@ def _message_of(err: BaseException) -> str:
 def _trace_of(err: BaseException) -> str:
     """The traceback as the cell's author sees it: without our own frames, head and tail where it is long."""
     told = traceback.TracebackException.from_exception(err, compact=True)
-    here = os.path.dirname(os.path.abspath(__file__))
+    here = os.path.dirname(_trace_of.__code__.co_filename)
     seen: traceback.TracebackException | None = told
     while seen is not None:
         kept = [frame for frame in seen.stack if not frame.filename.startswith(here)]

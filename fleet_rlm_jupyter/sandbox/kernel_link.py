@@ -6,12 +6,13 @@ import collections
 import contextvars
 import functools
 import importlib.util
+import io
 import marshal
 import queue
 import re
-import sys
 import threading
 import types
+import zipfile
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -239,19 +240,20 @@ class KernelLink:
 
 
 @functools.cache
-def guest_files() -> list[tuple[str, bytes]]:
-    """(name, content) of the package `fleet_guest` that runs in a sandbox; compiled too, for a Python like this one."""
-    files = [("__init__.py", b"")]
-    for name in GUEST:
-        path = Path(__file__).parent / name
-        source = path.read_bytes()
-        code = compile(source, f"<fleet_guest>/{name}", "exec", dont_inherit=True)
-        files += [(name, source), (_cached_name(name), _compiled(source, code))]
-    return files
+def guest_archive() -> bytes:
+    """The package `fleet_guest` that runs in a sandbox, as one file to import from; compiled for a Python like this one.
 
-
-def _cached_name(name: str) -> str:
-    return f"__pycache__/{name.removesuffix('.py')}.{sys.implementation.cache_tag}.pyc"
+    Stored, not deflated, so that a Python without zlib can read it too.
+    """
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as package:
+        package.writestr("fleet_guest/__init__.py", b"")
+        for name in GUEST:
+            source = Path(__file__).with_name(name).read_bytes()
+            code = compile(source, f"<fleet_guest>/{name}", "exec", dont_inherit=True)
+            package.writestr(f"fleet_guest/{name}c", _compiled(source, code))
+            package.writestr(f"fleet_guest/{name}", source)  # for another Python, which passes over the one before
+    return archive.getvalue()
 
 
 def _compiled(source: bytes, code: types.CodeType) -> bytes:

@@ -12,9 +12,9 @@ from typing import Any
 from fleet_rlm_jupyter.domain.errors import FleetError, SandboxError
 from fleet_rlm_jupyter.domain.events import ArtifactWritten, SandboxChanged, SandboxState
 from fleet_rlm_jupyter.domain.ports import OnFact
-from fleet_rlm_jupyter.sandbox.client import CALL_SECONDS, DaytonaClient
+from fleet_rlm_jupyter.sandbox.client import CALL_SECONDS, CALM_SECONDS, DaytonaClient
 from fleet_rlm_jupyter.sandbox.files import SandboxPlace, digests_of
-from fleet_rlm_jupyter.sandbox.kernel_link import KernelLink, guest_files
+from fleet_rlm_jupyter.sandbox.kernel_link import KernelLink, guest_archive
 from fleet_rlm_jupyter.sandbox.retries import retried
 from fleet_rlm_jupyter.sandbox.service_errors import ended, sdk
 
@@ -23,9 +23,11 @@ SIGNAL_SECONDS = 2
 MESSAGE_BYTES = 32_000
 REFRESH_SECONDS = 300
 
+GUEST = ".fleet/fleet_guest.zip"
+
 # A volume shows below /home/daytona; where that is not the working folder, as on some images, only there.
 _LAYOUT = (
-    'for d in "$PWD/volume" /home/daytona/volume; do [ -d "$d" ] && break; d="$PWD"; done; '
+    'pwd; for d in "$PWD/volume" /home/daytona/volume; do [ -d "$d" ] && break; d="$PWD"; done; '
     'for r in memory artifacts buffers meta; do mkdir -p "$d/$r"; [ -e "$r" ] || ln -s "$d/$r" "$r"; done; echo "$d"'
 )
 _RECONNECT_AFTER = (0.0, 0.1, 0.3, 1.0, 3.0, 5.0, 10.0)
@@ -46,7 +48,8 @@ class SandboxMachine:
     case. `changed` is what its user was last told of it, by `tell`; `why_dead` says why the guest ended unasked. `base`
     is the folder with the four roots of a volume: the volume where one is mounted, else the working folder.
     `is_beside`: its guest is one more in a sandbox where runs have theirs. `artifacts` has the digests of those that
-    were told; None where nobody is told of them, since they are copied to a parent first.
+    were told; None where nobody is told of them, since they are copied to a parent first. `may_have_written` is whether
+    some must be looked for: its cells say so, and one that died could not. `is_deleted`: its sandbox ends with it.
     """
 
     def __init__(self, client: DaytonaClient, sandbox: Any, on_close: OnClose, sandbox_id: str = "") -> None:
@@ -59,9 +62,10 @@ class SandboxMachine:
         self.link = KernelLink(self)
         self.home = self.base = ""
         self.is_alive = True
-        self.is_beside = False
+        self.is_beside = self.is_deleted = False
         self.artifacts: dict[str, str] | None = None
         self.why_dead = ""
+        self._has_written = False
         self._handle: Any = None
         self._pty = f"fleet-{secrets.token_hex(6)}"
         self._to_send: asyncio.Queue[bytes] = asyncio.Queue()
@@ -73,6 +77,10 @@ class SandboxMachine:
     @property
     def has_volume(self) -> bool:
         return self.base != self.home
+
+    @property
+    def may_have_written(self) -> bool:
+        return self._has_written or bool(self.why_dead)
 
     def send(self, data: bytes) -> None:
         self._client.post(self._to_send.put_nowait, data)
@@ -104,6 +112,7 @@ class SandboxMachine:
 
     def wrote(self, paths: list[str]) -> None:
         """Tell of artifacts that are new or have other content than was told."""
+        self._has_written = True
         if self.artifacts is None or self.tell is None:
             return
         try:
@@ -119,8 +128,11 @@ class SandboxMachine:
         """Say whom the sandbox works for, on the loop; `after` the ones before, which would else come back."""
 
         async def work() -> None:
+            await asyncio.sleep(CALM_SECONDS)
             if after is not None:
                 await asyncio.wait([after])
+            if self.is_deleted:
+                return
             with contextlib.suppress(sdk().DaytonaError, OSError):
                 await retried(lambda: self.sandbox.set_labels({**self.sandbox.labels, **labels}))
 
@@ -130,14 +142,14 @@ class SandboxMachine:
     async def connect(self) -> None:
         """Upload the guest, open the terminal, start it."""
         sandbox = self.sandbox
-        self.home = await retried(sandbox.get_work_dir)
-        folder = f"{self.home}/.fleet/fleet_guest"
-        files = [sdk().FileUpload(source=text, destination=f"{folder}/{name}") for name, text in guest_files()]
         done, _ = await asyncio.gather(
-            retried(lambda: sandbox.process.exec(_LAYOUT, cwd=self.home, timeout=CALL_SECONDS)),
-            retried(lambda: sandbox.fs.upload_files(files, timeout=CALL_SECONDS)),
+            retried(lambda: sandbox.process.exec(_LAYOUT, timeout=CALL_SECONDS)),
+            retried(lambda: sandbox.fs.upload_file(guest_archive(), GUEST, timeout=CALL_SECONDS)),
         )
-        self.base = done.result.strip().splitlines()[-1] if done.exit_code == 0 else self.home
+        if done.exit_code == 0:
+            self.home, self.base = done.result.strip().splitlines()[-2:]
+        else:
+            self.home = self.base = await retried(sandbox.get_work_dir)
         self._handle, is_new = await retried(self._open_terminal)
         for work in (self._send_forever(), self._watch(), self._stay_active()):
             self._tasks.append(asyncio.ensure_future(work))
@@ -147,7 +159,7 @@ class SandboxMachine:
 
     async def _open_terminal(self) -> tuple[Any, bool]:
         """The terminal, and whether it was made now."""
-        envs = GUEST_ENVS | {"PYTHONPATH": f"{self.home}/.fleet"}
+        envs = GUEST_ENVS | {"PYTHONPATH": f"{self.home}/{GUEST}"}
         process, hear = self.sandbox.process, self.link.feed
         try:
             return await process.create_pty_session(id=self._pty, on_data=hear, cwd=self.home, envs=envs), True
@@ -193,9 +205,10 @@ class SandboxMachine:
             self._tasks = [asyncio.ensure_future(self._end_guest())]
 
     async def _end_guest(self) -> None:
-        # In a sandbox that lives on, nobody may stay connected: that would keep it from being idle.
-        with contextlib.suppress(sdk().DaytonaError, OSError):
-            await self._handle.kill()
+        if not self.is_deleted:
+            # In a sandbox that lives on, nobody may stay connected: that would keep it from being idle.
+            with contextlib.suppress(sdk().DaytonaError, OSError):
+                await self._handle.kill()
         await self._handle.disconnect()
 
     async def _send_forever(self) -> None:

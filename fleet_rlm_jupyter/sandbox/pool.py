@@ -10,7 +10,7 @@ from typing import Any
 
 from fleet_rlm_jupyter.domain.errors import FleetError
 from fleet_rlm_jupyter.domain.events import SandboxState
-from fleet_rlm_jupyter.sandbox.client import CALL_SECONDS, DaytonaClient
+from fleet_rlm_jupyter.sandbox.client import CALL_SECONDS, CALM_SECONDS, DaytonaClient
 from fleet_rlm_jupyter.sandbox.creation import CREATE_SECONDS, Creation
 from fleet_rlm_jupyter.sandbox.labels import labels_of
 from fleet_rlm_jupyter.sandbox.machine import SandboxMachine
@@ -29,6 +29,7 @@ class Pool:
         self._lock = threading.RLock()
         self._machines: set[SandboxMachine] = set()
         self._warm: list[Future[SandboxMachine]] = []
+        self._is_filling = False
         wanted = client.settings.sandbox.warm
         self._most = (0 if client.is_remote else LOCAL_WARM) if wanted is None else wanted
 
@@ -72,6 +73,7 @@ class Pool:
     def delete(self, machine: SandboxMachine) -> SandboxState:
         """What becomes of a machine that is closed and belongs to nobody."""
         self.forget(machine)
+        machine.is_deleted = True
         if self._client.is_remote or not self._client.is_closed:  # the local server takes its sandboxes along
             self._creation.delete(machine.sandbox)
         return "deleted"
@@ -82,11 +84,20 @@ class Pool:
             self._machines.discard(machine)
         return "detached"
 
-    def keep(self, most: int | None = None) -> None:
-        """Have `most` (by default as many as the settings say) made ready in the background."""
-        wanted = self._most if most is None else min(most, self._most)
+    def keep(self) -> None:
+        """Have as many as the settings say made ready in the background, soon."""
         with self._lock:
-            while not self._client.is_closed and len(self._warm) < wanted:
+            if self._client.is_closed or self._is_filling or len(self._warm) >= self._most:
+                return
+            self._is_filling = True
+        filling = threading.Timer(CALM_SECONDS, self._fill)
+        filling.daemon = True
+        filling.start()
+
+    def _fill(self) -> None:
+        with self._lock:
+            self._is_filling = False
+            while not self._client.is_closed and len(self._warm) < self._most:
                 made: Future[SandboxMachine] = Future()
                 self._warm.append(made)
                 threading.Thread(target=self._warm_up, args=(made,), name="fleet-warm", daemon=True).start()

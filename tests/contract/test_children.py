@@ -11,7 +11,7 @@ import daytona
 import pytest
 from contract.faulty_line import Fault, FaultyLine, answer, refusal
 from contract.localdaytona_server import KEY, Server, live_sandboxes, until
-from dspy.primitives.code_interpreter import CodeExecutionError
+from dspy.primitives.code_interpreter import CodeExecutionError, CodeInterpreterError
 
 from fleet_rlm_jupyter.domain.errors import BadPath, SandboxUnavailable
 from fleet_rlm_jupyter.domain.events import ArtifactWritten, SandboxChanged
@@ -78,6 +78,15 @@ def test_a_parent_reads_what_its_child_wrote(local: DaytonaSandboxes, parent: An
     kept = json.loads(parent.execute(f"open('meta/children/{name}.json').read()"))
     assert kept["artifacts"] == [{"path": written.path, "bytes": 5, "sha256": written.sha256}]
     assert (kept["run"], kept["depth"]) == ("r-1", 2)
+
+
+def test_a_child_that_dies_leaves_what_it_wrote(local: DaytonaSandboxes, parent: Any) -> None:
+    child = local.child(parent.sandbox_id, child_role())
+    with pytest.raises(CodeInterpreterError):
+        child.execute("import os\nopen('artifacts/last.txt', 'w').write('words')\nos._exit(3)")
+    name = f"child-{child.sandbox_id[:8]}"
+    child.shutdown()
+    assert parent.execute(f"open('artifacts/{name}/last.txt').read()") == "words"
 
 
 def written(told: list[Any]) -> list[tuple[str, int, str, str]]:

@@ -419,7 +419,7 @@ def test_a_creation_that_may_have_happened_is_not_repeated(
 @pytest.mark.parametrize("fault", [refusal(502), refusal(429, Retry_After_x="0.1"), b""], ids=["502", "429", "broken"])
 def test_what_may_run_twice_is_repeated(fault: bytes, remote: DaytonaSandboxes, line: FaultyLine) -> None:
     for pattern in (
-        "GET .*/work-dir",
+        "POST .*/process/execute",
         "POST .*/files/bulk-upload",
         "GET .*/files/bulk-download",
         "POST .*/files/upload",

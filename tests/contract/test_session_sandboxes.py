@@ -336,11 +336,11 @@ def test_a_line_that_breaks_while_a_turn_begins_loses_nothing(after: Any, opened
 def test_a_service_that_fails_while_a_turn_begins_has_lost_nothing(opened, line: FaultyLine, no_pauses) -> None:
     home = opened()
     run_cell(home, turn(), "open('note', 'w').write('here')")
-    line.faults.append(Fault("GET /toolbox/.*/work-dir", refusal(503), times=retries.TRIES))
+    line.faults.append(Fault("POST /toolbox/.*/files/bulk-upload", refusal(503), times=retries.TRIES))
     said, told = run_cell(home, turn(run="r-2"), "open('note').read()")
     assert (said, told.states) == ("here", ["reused", "detached"])
     everything = Fault("", refusal(503), times=1000)
-    line.on_request = lambda request: line.faults.append(everything) if "work-dir" in request else None
+    line.on_request = lambda request: line.faults.append(everything) if "bulk-upload" in request else None
     with pytest.raises(SandboxUnavailable):
         home.open(turn(run="r-3")).start()
     line.on_request = lambda request: None
@@ -354,7 +354,7 @@ def test_a_sandbox_that_answers_no_more_is_made_anew_where_the_service_does(
 ) -> None:
     home = opened()
     run_cell(home, turn(), "1")
-    line.faults.append(Fault("GET /toolbox/.*/work-dir", refusal(502), times=2 * retries.TRIES))
+    line.faults.append(Fault("POST /toolbox/.*/files/bulk-upload", refusal(502), times=2 * retries.TRIES))
     said, told = run_cell(home, turn(run="r-2"), "1 + 1")
     assert (said, told.states) == ("2", ["recreated", "detached"])
 

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from fleet_rlm_jupyter.domain.errors import SandboxError
 from fleet_rlm_jupyter.sandbox.interpreter import SandboxInterpreter
-from fleet_rlm_jupyter.sandbox.kernel_link import KernelLink, guest_files
+from fleet_rlm_jupyter.sandbox.kernel_link import KernelLink, guest_archive
+from fleet_rlm_jupyter.sandbox.machine import GUEST
 from fleet_rlm_jupyter.settings import SandboxSettings
 
 SECONDS = 20
@@ -28,11 +29,9 @@ class PtyMachine:
 
     def __init__(self) -> None:
         self.home = tempfile.mkdtemp(prefix="fleet-guest-")
-        folder = Path(self.home, ".fleet", "fleet_guest")
-        folder.mkdir(parents=True)
-        for name, text in guest_files():
-            (folder / name).parent.mkdir(exist_ok=True)
-            (folder / name).write_bytes(text)
+        Path(self.home, ".fleet").mkdir()
+        guest = Path(self.home, GUEST)
+        guest.write_bytes(guest_archive())
         self.link = KernelLink(self)
         self.uploads: list[str] = []
         self.artifacts: list[str] = []
@@ -48,7 +47,7 @@ class PtyMachine:
             stderr=slave,
             cwd=self.home,
             start_new_session=True,
-            env={"PYTHONPATH": f"{self.home}/.fleet", "PATH": os.defpath, "HOME": self.home},
+            env={"PYTHONPATH": str(guest), "PATH": os.defpath, "HOME": self.home},
         )
         os.close(slave)
         self._reader = threading.Thread(target=self._read, daemon=True)

@@ -24,7 +24,7 @@ from unit.sandbox.pty_machine import SECONDS, PtyMachine, local_interpreter
 from fleet_rlm_jupyter.domain.errors import SandboxLost
 from fleet_rlm_jupyter.sandbox.codec import encode
 from fleet_rlm_jupyter.sandbox.interpreter import SandboxInterpreter
-from fleet_rlm_jupyter.sandbox.kernel_link import guest_files
+from fleet_rlm_jupyter.sandbox.kernel_link import guest_archive
 from fleet_rlm_jupyter.settings import SandboxSettings
 
 Point = namedtuple("Point", "x y")
@@ -421,7 +421,7 @@ def test_none_is_none(repl):
 def test_large_arguments_and_results_go_by_file_and_leave_none_behind(repl):
     repl.tools["double"] = lambda text: text * 2
     assert repl.execute("print(len(double('x' * 3_000_000)))") == "6000000"
-    assert repl.execute("import os\nsorted(n for n in os.listdir('.fleet') if n != 'fleet_guest')") == "[]"
+    assert repl.execute("import os\nsorted(n for n in os.listdir('.fleet') if n != 'fleet_guest.zip')") == "[]"
 
 
 def test_awaitable_tools_are_awaited(repl):
@@ -724,13 +724,11 @@ def test_shutting_down_twice_is_harmless(own):
 
 @pytest.mark.parametrize("code", ["", "import signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\nwhile True: pass"])
 def test_a_guest_whose_terminal_is_gone_ends(tmp_path, code):
-    for name, text in guest_files():
-        path = tmp_path / "fleet_guest" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(text)
+    package = tmp_path / "guest.zip"
+    package.write_bytes(guest_archive())
     master, slave = pty.openpty()
     argv = [sys.executable, "-m", "fleet_guest.guest"]
-    found = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    found = {**os.environ, "PYTHONPATH": str(package)}
     guest = subprocess.Popen(
         argv, stdin=slave, stdout=slave, stderr=slave, env=found, cwd=tmp_path, start_new_session=True
     )
