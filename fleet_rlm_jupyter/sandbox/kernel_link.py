@@ -241,7 +241,7 @@ class KernelLink:
 
 @functools.cache
 def guest_archive() -> bytes:
-    """The package `fleet_guest` that runs in a sandbox, as one file to import from; compiled for a Python like this one.
+    """The package `fleet_guest` that runs in a sandbox, as one file to import from, compiled for a Python like ours.
 
     Stored, not deflated, so that a Python without zlib can read it too.
     """
