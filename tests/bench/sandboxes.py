@@ -34,6 +34,9 @@ from concurrent.futures import ThreadPoolExecutor
 with ThreadPoolExecutor(16) as pool: assert len(list(pool.map(lambda n: slow(n=n), range(16)))) == 16
 """
 
+_CALM = 1.0
+"""Seconds after which what is deleted in the background is gone, and not in the next one's figures."""
+
 Make = Callable[[], Any]
 
 
@@ -129,6 +132,8 @@ def _ours(level: str) -> Contender | None:
 
 
 def _filled(home: DaytonaSandboxes) -> None:
+    while len(home._pool._warm) < home._pool._most:
+        time.sleep(0.01)
     wait(list(home._pool._warm), 30)
 
 
@@ -220,6 +225,7 @@ def _memory(one: Contender) -> tuple[float, float]:
     after = _resident()
     for interpreter in opened:
         interpreter.shutdown()
+    time.sleep(_CALM)
     return (after[0] - before[0]) / 5, (after[1] - before[1]) / 5
 
 
@@ -246,6 +252,7 @@ def _twenty(one: Contender) -> list[float]:
     with ThreadPoolExecutor(20) as pool:
         taken = _taken(lambda: list(pool.map(lambda interpreter: interpreter.start(), opened)))
         list(pool.map(lambda interpreter: interpreter.shutdown(), opened))
+    time.sleep(_CALM)
     return [taken]
 
 
