@@ -157,5 +157,7 @@ def said_by_group(
 
 
 def rounded(value: float) -> str:
-    """Whole numbers in full, others to four digits after the point."""
-    return f"{value:,.0f}" if value == int(value) else f"{value:,.4f}"
+    """Whole numbers in full, others to four digits after the point, small ones to four that count."""
+    if value == int(value):
+        return f"{value:,.0f}"
+    return f"{value:.4g}" if abs(value) < 0.01 else f"{value:,.4f}".rstrip("0").rstrip(".")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fleet_rlm_jupyter.engine.recipes.parts import chosen, cut, pieces_of_part
 from fleet_rlm_jupyter.engine.recipes.profile import pieces_of
 from fleet_rlm_jupyter.engine.recipes.records import Piece, read_rows
-from fleet_rlm_jupyter.engine.recipes.stats import figures, merge_numbers, numbers_of, report_stats
+from fleet_rlm_jupyter.engine.recipes.stats import figures, merge_numbers, numbers_of, report_stats, rounded
 
 SLOTS = {"field": "latency_ms", "by": "service", "of": "mean", "order": "highest", "k": "1", "where": "level=ERROR"}
 
@@ -71,10 +71,18 @@ def test_a_percentile_that_is_asked_for_is_said_and_words_are_left_out_and_count
     pieces = pieces_of("id,n\na,1\nb,2\nc,x\nd,3\ne,10\n")
     done = numbers_of(pieces, {"field": "n"})
     report = report_stats("stats", {"field": "n", "of": "p90"}, done)
-    assert report.sentences[0] == "The p90 of n is 7.9000."
+    assert report.sentences[0] == "The p90 of n is 7.9."
     assert "1 without a number in n left out" in " ".join(report.sentences)
 
 
 def test_no_number_at_all_is_said():
     report = report_stats("stats", {"field": "n"}, numbers_of(pieces_of("id,n\na,x\nb,y\n"), {"field": "n"}))
     assert report.sentences == ["No record has a number in n."]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(29977.8, "29,977.8"), (1234567.0, "1,234,567"), (-2 / 3, "-0.6667"), (0.00001234, "1.234e-05"), (0.1 + 0.2, "0.3")],
+)
+def test_figures_have_no_digits_that_say_nothing(value, shown):
+    assert rounded(value) == shown
