@@ -81,6 +81,12 @@ def _own_data() -> Iterator[None]:
     assert left == _DATA.name, f"this test left the data folder at {left}"
 
 
+@pytest.fixture(scope="session")
+def daytona_variables() -> dict[str, str]:
+    """What the environment says of Daytona, for live tests."""
+    return DAYTONA
+
+
 @pytest.fixture(autouse=True)
 def _daytona(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.node.get_closest_marker("live"):

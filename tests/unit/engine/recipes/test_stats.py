@@ -82,7 +82,7 @@ def test_no_number_at_all_is_said():
 
 @pytest.mark.parametrize(
     ("value", "shown"),
-    [(29977.8, "29,977.8"), (1234567.0, "1,234,567"), (-2 / 3, "-0.6667"), (0.00001234, "1.234e-05"), (0.1 + 0.2, "0.3")],
+    [(29977.8, "29,977.8"), (12345.0, "12,345"), (-2 / 3, "-0.6667"), (0.00001234, "1.234e-05"), (0.1 + 0.2, "0.3")],
 )
 def test_figures_have_no_digits_that_say_nothing(value, shown):
     assert rounded(value) == shown
