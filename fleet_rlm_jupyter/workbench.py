@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import dspy
@@ -352,9 +353,18 @@ class Workbench:
         return asked.context if isinstance(asked.context, Context) else Context.of(asked.context)
 
 
-@cache
+_making = Lock()
+
+
 def default() -> Workbench:
     """The process's own Workbench: what `fleet.interpreter` and the command line use."""
+    # `cache` alone would let each of many threads that come first make one, with a sandbox server of its own.
+    with _making:
+        return _default()
+
+
+@cache
+def _default() -> Workbench:
     return Workbench()
 
 

@@ -254,7 +254,7 @@ def test_a_process_ends_by_itself_and_leaves_nothing_behind(folder: Path, then: 
 
 def test_one_default_workbench_serves_many_threads_at_once(folder: Path) -> None:
     script = """
-import sys, concurrent.futures
+import gc, sys, concurrent.futures
 import fleet_rlm_jupyter as fleet
 def use(n):
     interpreter = fleet.interpreter()
@@ -262,10 +262,11 @@ def use(n):
     finally: interpreter.shutdown()
 with concurrent.futures.ThreadPoolExecutor(6) as pool:
     print(",".join(pool.map(use, range(6))))
+print(sum(isinstance(one, fleet.sandbox.daytona.DaytonaSandboxes) for one in gc.get_objects()))
 """
     env = {**os.environ, "FLEET_SANDBOX__ALLOW_UNISOLATED": "1"}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, env=env, timeout=60, check=False)
-    assert done.stdout == b"0,1,2,3,4,5\n", done.stderr.decode()
+    assert done.stdout == b"0,1,2,3,4,5\n1\n", done.stderr.decode()
     until(lambda: not list(folder.iterdir()))
 
 
