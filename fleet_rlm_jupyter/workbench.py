@@ -308,7 +308,7 @@ class Workbench:
         return told
 
     def _is_lost(self, run: LiveRun, session_id: str) -> bool:
-        return bool(run.not_kept) and run.owner == self.owner and run.session_id == session_id and run.is_finished
+        return bool(run.not_kept) and run.owner == self.owner and run.session_id == session_id and run.is_over
 
     def _session_id(self, named: str | None) -> str:
         if named is None:

@@ -125,12 +125,12 @@ class House:
             self.runs.pop(run.run_id, None)
 
     def going_on(self, owner: str, session_id: str) -> list[LiveRun]:
-        """The runs of that session that have not finished, oldest first."""
+        """The runs of that session that are not over, oldest first."""
         with self.lock:
             return [
                 run
                 for run in self.runs.values()
-                if run.owner == owner and run.session_id == session_id and not run.is_finished
+                if run.owner == owner and run.session_id == session_id and not run.is_over
             ]
 
     def close(self) -> None:

@@ -78,12 +78,18 @@ class LiveRun:
         return self.ended().run
 
     def ended(self) -> Turn:
-        """The turn that it answered, once it has finished."""
-        assert self.turn is not None, "finish comes after the end"
+        """The turn that it answered, once it is over."""
+        assert self.turn is not None, "it is not over"
         return self.turn.model_copy(update={"run": self.turn.run.model_copy(update={"not_kept": self.not_kept})})
 
     @property
+    def is_over(self) -> bool:
+        """Its end is kept, and is being shown: whoever sees it finds it. `is_finished` may come a moment later."""
+        return self.turn is not None and self.trace.is_ended
+
+    @property
     def is_finished(self) -> bool:
+        """Everybody who watches here was shown its end."""
         return self._finished.is_set()
 
     def wait(self, timeout: float) -> bool:

@@ -66,8 +66,8 @@ class Runs:
     def record(self, run_id: str) -> Run:
         """The run as it ended; raises BadRequest while it goes on."""
         live = self._house.find(run_id, self._owner)
-        if live is not None and live.is_finished:
-            return live.result(0)
+        if live is not None and live.is_over:
+            return live.ended().run
         turn = None if live is not None else self._stored().turn(run_id)
         if turn is None:
             raise BadRequest(f"run {run_id} is still going on", "follow it, or wait for it")
@@ -135,7 +135,7 @@ class Runs:
 
 def _line_of(live: LiveRun) -> KeptRun:
     events = live.trace.events
-    status = live.turn.run.status if live.turn is not None and live.trace.is_ended else None
+    status = live.ended().run.status if live.is_over else None
     return KeptRun(
         run_id=live.run_id,
         session_id=live.session_id,
