@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextvars
 import secrets
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
 
@@ -32,6 +33,7 @@ from fleet_rlm_jupyter.domain.shown import ShownSetting
 from fleet_rlm_jupyter.engine.contexts import read_context
 from fleet_rlm_jupyter.engine.staging import stage
 from fleet_rlm_jupyter.engine.trace import Trace, Watcher
+from fleet_rlm_jupyter.engine.unbroken import unbroken
 from fleet_rlm_jupyter.remote_contexts import RemoteContexts
 from fleet_rlm_jupyter.remote_files import RemoteFiles
 from fleet_rlm_jupyter.remote_programs import RemoteDatasets, RemotePrograms
@@ -95,6 +97,9 @@ class RemoteRun:
             self._finished.set()
 
 
+Hold = Callable[[RemoteRun], None]
+
+
 class RemoteWorkbench:
     """The verbs of a Workbench, spoken with the Jupyter server at `url`. Thread-safe; nothing of it has to be closed.
 
@@ -123,8 +128,17 @@ class RemoteWorkbench:
             )
         return found
 
-    def ask(self, question: Question | str, limits: Limits | None = None, watcher: Watcher | None = None) -> RemoteRun:
-        """Start a run that answers `question`, or give the run that its key stands for already."""
+    def ask(
+        self,
+        question: Question | str,
+        limits: Limits | None = None,
+        watcher: Watcher | None = None,
+        hold: Hold | None = None,
+    ) -> RemoteRun:
+        """Start a run that answers `question`, or give the run that its key stands for already.
+
+        An interrupt before it returns leaves no run that goes on; `hold` has the run before an interrupt can be raised.
+        """
         asked = Question(question) if isinstance(question, str) else question
         if asked.context is not None and asked.paths:
             raise BadRequest("a context is given twice", "pass paths or a value, not both")
@@ -147,8 +161,7 @@ class RemoteWorkbench:
             "repo_ref": asked.repo_ref,
             "staged": staged and self.contexts.upload_staged(staged),
         }
-        accepted = self.connection.ask("POST", "/runs", dict[str, str], body, is_safe=True)
-        return self._followed(accepted, asked.text, watcher)
+        return self._begun("/runs", body, asked.text, watcher, hold)
 
     def run(
         self,
@@ -157,11 +170,12 @@ class RemoteWorkbench:
         limits: Limits | None = None,
         watcher: Watcher | None = None,
         session_id: str | None = None,
+        hold: Hold | None = None,
     ) -> RemoteRun:
         """Run a program of the server by its name. A module of the caller's own runs where the caller is."""
         body = {"inputs": dict(inputs), "limits": limits and limits.model_dump(mode="json"), "session_id": session_id}
-        accepted = self.connection.ask("POST", f"/programs/{_id(program)}/runs", dict[str, str], body)
-        return self._followed(accepted, str(inputs.get("question", program)), watcher)
+        path = f"/programs/{_id(program)}/runs"
+        return self._begun(path, body, str(inputs.get("question", program)), watcher, hold)
 
     def optimize(
         self,
@@ -178,8 +192,7 @@ class RemoteWorkbench:
             "trial": (trial or Trial()).model_dump(),
             "limits": limits and limits.model_dump(mode="json"),
         }
-        accepted = self.connection.ask("POST", "/optimizations", dict[str, str], body)
-        return self._followed(accepted, f"{program} on {dataset}", watcher)
+        return self._begun("/optimizations", body, f"{program} on {dataset}", watcher)
 
     def follow(self, run_id: str, since: int = 0) -> Iterator[Event]:
         """Events of a run from seq `since` on, until it ends. Raises NoSuchRun at once."""
@@ -214,10 +227,26 @@ class RemoteWorkbench:
     def close(self) -> None:
         """Nothing is held: runs go on at the server."""
 
-    def _followed(self, accepted: dict[str, str], question: str, watcher: Watcher | None) -> RemoteRun:
-        run = RemoteRun(self, accepted["run_id"], accepted["session_id"], question)
-        run.start(watcher)
-        return run
+    def _begun(
+        self, path: str, body: dict[str, Any], question: str, watcher: Watcher | None, hold: Hold | None = None
+    ) -> RemoteRun:
+        begun: list[RemoteRun] = []
+
+        def begin() -> RemoteRun:
+            accepted = self.connection.ask("POST", path, dict[str, str], body, is_safe="key" in body)
+            run = RemoteRun(self, accepted["run_id"], accepted["session_id"], question)
+            begun.append(run)
+            if hold is not None:
+                hold(run)
+            run.start(watcher)
+            return run
+
+        def stop() -> None:
+            for run in begun:
+                with suppress(FleetError):  # the interrupt is what is raised
+                    run.cancel()
+
+        return unbroken(begin, stop)
 
 
 class _Checks(BaseModel):

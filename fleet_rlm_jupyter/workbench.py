@@ -26,7 +26,7 @@ from fleet_rlm_jupyter.engine.ask import HISTORY_TURNS, Ask, as_history
 from fleet_rlm_jupyter.engine.contexts import read_context
 from fleet_rlm_jupyter.engine.controls import Controls
 from fleet_rlm_jupyter.engine.models import Models
-from fleet_rlm_jupyter.engine.offline import compose
+from fleet_rlm_jupyter.engine.offline import composed
 from fleet_rlm_jupyter.engine.own import OwnProgram
 from fleet_rlm_jupyter.engine.recursion import Site
 from fleet_rlm_jupyter.engine.run import execute
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from fleet_rlm_jupyter.store.contexts import StoredContexts
 
 LOCAL_OWNER = "local"
+Hold = Callable[[LiveRun], None]
 
 
 class Workbench:
@@ -111,9 +112,16 @@ class Workbench:
         """Where generated code runs. `trusted_code` is for code that we wrote ourselves (offline recipes)."""
         return self._house.sandboxes(trusted_code=trusted_code)
 
-    def ask(self, question: Question | str, limits: Limits | None = None, watcher: Watcher | None = None) -> LiveRun:
+    def ask(
+        self,
+        question: Question | str,
+        limits: Limits | None = None,
+        watcher: Watcher | None = None,
+        hold: Hold | None = None,
+    ) -> LiveRun:
         """Start a run that answers `question`, or give the run that its key stands for already.
 
+        An interrupt before it returns leaves no run that goes on; `hold` has the run before an interrupt can be raised.
         Raises FleetError before any work, never afterwards: BadRequest, NoSuchSession, SessionBusy, KeyReused and what
         settings and sandboxes say.
         """
@@ -122,7 +130,7 @@ class Workbench:
             raise BadRequest("the question is empty", "say what you want to know")
         models = self.models()
         workspace, staging = self._workspace(asked, models), self._staging(asked, models)
-        text = _composed(asked, models)
+        text = composed(asked, is_offline=models.is_offline)
         context = self._context(asked)
         notes = str(context.manifest) if context.manifest.files else ""
         site = self._site(
@@ -142,7 +150,7 @@ class Workbench:
             digest=asked.digest() if asked.key is not None else "",
             when_busy=asked.when_busy,
         )
-        return self._begin(request, program, inputs, limits, watcher)
+        return self._begin(request, program, inputs, limits, watcher, hold)
 
     def run(
         self,
@@ -151,6 +159,7 @@ class Workbench:
         limits: Limits | None = None,
         watcher: Watcher | None = None,
         session_id: str | None = None,
+        hold: Hold | None = None,
     ) -> LiveRun:
         """Run a program: one of `programs` by its name, or a DSPy module of the caller's own.
 
@@ -164,7 +173,7 @@ class Workbench:
                 )
             if not info.version:
                 asked = Question(str(inputs["question"]), context=inputs["context"], session_id=session_id)
-                return self.ask(asked, limits, watcher)
+                return self.ask(asked, limits, watcher, hold)
             name = f"{info.name}@{info.version}"
             module = build(self.programs.definition(name))
         else:
@@ -173,7 +182,7 @@ class Workbench:
         own = OwnProgram(site, module, name)
         own.prepare()
         request = Request(site.run_id, site.session_id, own.message(inputs), in_session=session_id is not None)
-        return self._begin(request, own, dict(inputs), limits, watcher)
+        return self._begin(request, own, dict(inputs), limits, watcher, hold)
 
     def optimize(
         self,
@@ -293,10 +302,11 @@ class Workbench:
         inputs: dict[str, Any],
         limits: Limits | None,
         watcher: Watcher | None,
+        hold: Hold | None = None,
     ) -> LiveRun:
         budget = Budget(limits or self.settings.budget)
         work = Work(budget, program.site.controls, lambda emit: execute(program, inputs, budget, emit))
-        return self._starter.begin(request, work, watcher)
+        return self._starter.begin(request, work, watcher, hold)
 
     def _history(self, session_id: str) -> Callable[[], str]:
         def told() -> str:
@@ -384,13 +394,3 @@ def _loaded(settings: Settings | Loaded | None) -> Loaded:
     if settings is None:
         return load()
     return Loaded(settings=settings, sources={}) if isinstance(settings, Settings) else settings
-
-
-def _composed(asked: Question, models: Models) -> str:
-    if asked.recipe is None:
-        if asked.slots:
-            raise BadRequest("slots belong to a recipe", "name it with --recipe")
-        return asked.text
-    if not models.is_offline:
-        raise BadRequest("recipes are for the offline model", "leave --recipe out, or choose model offline/recipes")
-    return compose(asked.recipe, dict(asked.slots), asked.text)

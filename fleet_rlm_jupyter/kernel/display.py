@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import time
+from collections.abc import Callable
 from html import escape
 from typing import Any
 
@@ -16,7 +17,7 @@ from fleet_rlm_jupyter.domain.events import (
     RunEnded,
 )
 from fleet_rlm_jupyter.domain.lines import progress_line
-from fleet_rlm_jupyter.kernel.handles import STOP_SECONDS, Handle, Result
+from fleet_rlm_jupyter.kernel.handles import STOP_SECONDS, Handle, Result, Take
 from fleet_rlm_jupyter.kernel.page import MARKS, status_word
 from fleet_rlm_jupyter.terminal import clean, spend
 
@@ -36,8 +37,8 @@ def show(result: Result) -> None:
 class LiveLines:
     """The last few changes of state in one display that is updated; without a front end, one printed line each."""
 
-    def __init__(self, handle: Handle) -> None:
-        self._handle = handle
+    def __init__(self) -> None:
+        self._begun_handle: Handle | None = None
         self._has_front_end = getattr(get_ipython(), "kernel", None) is not None
         self._shown: Any = None
         self._lines: list[str] = []
@@ -46,19 +47,31 @@ class LiveLines:
         self._begun = time.monotonic()
         self._updated = 0.0
 
-    def follow(self) -> bool:
-        """Show the run until it ends; True if the user interrupted it, which cancels it."""
+    @property
+    def handle(self) -> Handle:
+        """The run's, once it is followed."""
+        assert self._begun_handle is not None, "follow comes first"
+        return self._begun_handle
+
+    def follow(self, begin: Callable[[Take], object]) -> bool:
+        """Begin a run and show it until it ends; True if the user interrupted it, at whatever moment, which cancels it.
+
+        Raises KeyboardInterrupt where it had not begun, and does not any more.
+        """
         events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         try:
+            begin(self._take)
             if not self._has_front_end:
-                print(f"running {clean(self._handle.where)}", flush=True)
-            self._handle.live.watch(events.put)
+                print(f"running {clean(self.handle.where)}", flush=True)
+            self.handle.live.watch(events.put)
             self._show_until_end(events)
         except KeyboardInterrupt:
-            self._handle.cancel()
+            if self._begun_handle is None:
+                raise
+            self.handle.cancel()
             self._add("stopping; what was found is kept")
             self._update()
-            self._handle.result(STOP_SECONDS)
+            self.handle.result(STOP_SECONDS)
             return True
         return False
 
@@ -76,6 +89,9 @@ class LiveLines:
                 result.mask(f"{MARKS[result.status]} {status_word(result.run)} · {spend(result.run, result.tree)}")
             )
             self._put({"text/plain": line, "text/html": _as_pre("", line)})
+
+    def _take(self, handle: Handle) -> None:
+        self._begun_handle = handle
 
     def _show_until_end(self, events: queue.SimpleQueue[Event]) -> None:
         is_over = False
@@ -100,7 +116,7 @@ class LiveLines:
             self._add(line)
 
     def _add(self, line: str) -> None:
-        line = clean(self._handle.mask(line))
+        line = clean(self.handle.mask(line))
         self._lines.append(line)
         self._is_changed = True
         if not self._has_front_end:
@@ -110,7 +126,7 @@ class LiveLines:
         self._updated, self._is_changed = time.monotonic(), False
         if not self._has_front_end:
             return
-        head = f"running {clean(self._handle.where)} · {time.monotonic() - self._begun:.0f} s" + (
+        head = f"running {clean(self.handle.where)} · {time.monotonic() - self._begun:.0f} s" + (
             f" · {self._spent}" if self._spent else ""
         )
         head += " · interrupt the kernel (■) to stop"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import PurePath
@@ -22,13 +22,14 @@ from fleet_rlm_jupyter.domain.question import Mode
 from fleet_rlm_jupyter.domain.session import KeptRun, Run
 from fleet_rlm_jupyter.engine.contexts import read_context
 from fleet_rlm_jupyter.engine.staging import stage
+from fleet_rlm_jupyter.engine.unbroken import unbroken
 from fleet_rlm_jupyter.kernel.bundle import MIME, run_json
 from fleet_rlm_jupyter.kernel.connect import Server
 from fleet_rlm_jupyter.kernel.page import as_html, as_text
 from fleet_rlm_jupyter.kernel.placement import HERE, On, Placed, choose, tie_of
 from fleet_rlm_jupyter.kernel.variables import as_context
 from fleet_rlm_jupyter.remote import RemoteRun, RemoteWorkbench
-from fleet_rlm_jupyter.settings import Settings, load
+from fleet_rlm_jupyter.settings import load
 from fleet_rlm_jupyter.workbench import LiveRun, Question, Workbench, default
 
 STOP_SECONDS = 10
@@ -127,8 +128,8 @@ class Handle:
         return self.live.tree().status or "running"
 
     def cancel(self) -> None:
-        """Stop it; harmless when it has ended."""
-        self.live.cancel()
+        """Stop it; harmless when it has ended. Another interrupt does not take that back."""
+        unbroken(self.live.cancel, lambda: None)
 
     def result(self, timeout: float | None = None) -> Result:
         """How it ended; raises TimeoutError if it has not within `timeout` seconds."""
@@ -154,6 +155,10 @@ class Handle:
 
     def __repr__(self) -> str:
         return f"<run {self.run_id}: {self.status}>"
+
+
+Hold = Callable[[LiveRun | RemoteRun], None]
+Take = Callable[[Handle], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,26 +213,30 @@ class Notebook:
         """The Workbench that a server holds. Nothing of it needs to be kept."""
         return RemoteWorkbench(server.url, server.token)
 
-    def start(self, question: str, context: Context | None, options: AskOptions) -> Handle:
-        """Start a run, on the server or here. Raises FleetError before any work."""
+    def start(self, question: str, context: Context | None, options: AskOptions, take: Take | None = None) -> Handle:
+        """Start a run, on the server or here. Raises FleetError before any work; an interrupt leaves none going on.
+
+        `take` has its handle before an interrupt can be raised.
+        """
         bench, place = self.bench(options.settings), self.place(options)
         asked = Question(question, options.paths, context, options.mode, options.recipe, options.slots)
         asked = replace(asked, repo_url=options.repo, repo_ref=options.ref, context_paths=options.staged)
         limits = _limits(bench, options.limits)
         if place.server is None:
-            return self._kept(bench.ask(asked, limits), bench.settings, place)
+            return self._held(lambda hold: bench.ask(asked, limits, hold=hold), bench, place, take)
         # Files are those of this kernel's folder and machine: they go by content.
         if context is None and options.paths:
             context = read_context(options.paths, bench.settings.context)
         staged = stage(options.staged, bench.settings) if options.staged else None
         asked = replace(asked, paths=(), context=context and context.value, context_paths=(), staged=staged)
-        given = limits if self._is_bounded(options) else None
-        return self._kept(self.remote(place.server).ask(asked, given), bench.settings, place)
+        bounds = limits if self._is_bounded(options) else None
+        remote = self.remote(place.server)
+        return self._held(lambda hold: remote.ask(asked, bounds, hold=hold), bench, place, take)
 
-    def run(self, program: Any, inputs: Mapping[str, Any], options: AskOptions) -> Handle:
+    def run(self, program: Any, inputs: Mapping[str, Any], options: AskOptions, take: Take | None = None) -> Handle:
         """Start a run of a program: one of one's own here, one with a name where questions go or it is kept.
 
-        Raises FleetError before any work.
+        Raises FleetError before any work; an interrupt leaves none going on.
         """
         bench = self.bench(options.settings)
         limits, given = _limits(bench, options.limits), dict(inputs)
@@ -235,18 +244,32 @@ class Notebook:
             given["context"] = as_context(given["context"], bench.settings.context)
         place = self.place(options, tie_of(program, given, bench))
         if place.server is None:
-            return self._kept(bench.run(program, given, limits), bench.settings, place)
+            return self._held(lambda hold: bench.run(program, given, limits, hold=hold), bench, place, take)
         sent = {name: value.value if isinstance(value, Context) else value for name, value in given.items()}
         bounds = limits if self._is_bounded(options) else None
-        return self._kept(self.remote(place.server).run(program, sent, bounds), bench.settings, place)
+        remote = self.remote(place.server)
+        return self._held(lambda hold: remote.run(program, sent, bounds, hold=hold), bench, place, take)
 
     def _is_bounded(self, options: AskOptions) -> bool:
         """Whether this notebook says what a run may spend, and not the server's settings."""
         return bool(options.limits) or any(name.startswith("budget.") for name in self.overrides)
 
-    def _kept(self, live: LiveRun | RemoteRun, settings: Settings, place: Placed) -> Handle:
-        self.handles.append(Handle(live, Mask.of(settings), place.line))
-        return self.handles[-1]
+    def _held(self, ask: Callable[[Hold], object], bench: Workbench, place: Placed, take: Take | None) -> Handle:
+        mask, held = Mask.of(bench.settings), list[Handle]()
+
+        def hold(live: LiveRun | RemoteRun) -> None:
+            held.append(Handle(live, mask, place.line))
+            self.handles.append(held[0])
+            if take is not None:
+                take(held[0])
+
+        try:
+            ask(hold)
+            return held[0]
+        except KeyboardInterrupt:
+            for handle in held:
+                handle.cancel()
+            raise
 
     def handle(self, run_id: str | None) -> Handle:
         """The run of that id or the beginning of one, or the last run. Raises BadRequest."""

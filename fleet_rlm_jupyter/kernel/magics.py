@@ -111,13 +111,13 @@ class FleetMagics(Magics):
             given.ref,
             given.staged,
         )
-        handle = book.start(cell.strip(), context, options)
-        lines = fleet.kernel.display.LiveLines(handle)
+        lines = fleet.kernel.display.LiveLines()
         try:
-            is_interrupted = lines.follow()
+            is_interrupted = lines.follow(lambda take: book.start(cell.strip(), context, options, take))
+            handle = lines.handle
             result = handle.result(fleet.kernel.handles.STOP_SECONDS)
         except TimeoutError:
-            text = f"run {handle.run_id} was stopped and has not ended yet"
+            text = f"run {lines.handle.run_id} was stopped and has not ended yet"
             raise fleet.ForUser(text, "%fleet runs says when it has") from None
         if given.out:
             self.shell.user_ns[given.out] = result
@@ -253,6 +253,8 @@ class FleetMagics(Magics):
             work()
         except (FleetMagicError, FleetInterrupted):
             raise
+        except KeyboardInterrupt:
+            raise FleetInterrupted("interrupted") from None
         except fleet.FleetError as err:
             raise self._told(err, _lines_of(err, _mask())) from err
         except Exception as err:

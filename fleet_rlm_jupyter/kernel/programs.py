@@ -26,12 +26,12 @@ def run(
     name. What the program returns is in the result's `answer` and `outputs`. An interrupt cancels it. Raises FleetError
     before any work.
     """
-    handle = notebook().run(program, inputs, AskOptions(limits=limits or {}, settings=settings or {}))
-    lines = LiveLines(handle)
-    is_interrupted = lines.follow()
-    result = handle.result(STOP_SECONDS)
+    options = AskOptions(limits=limits or {}, settings=settings or {})
+    lines = LiveLines()
+    is_interrupted = lines.follow(lambda take: notebook().run(program, inputs, options, take))
+    result = lines.handle.result(STOP_SECONDS)
     if is_interrupted:
         lines.end(result)
-        raise FleetInterrupted(f"interrupted: run {handle.run_id} was cancelled")
+        raise FleetInterrupted(f"interrupted: run {lines.handle.run_id} was cancelled")
     lines.summary(result)
     return result

@@ -14,6 +14,7 @@ from fleet_rlm_jupyter.domain.events import Limits, RunEnded
 from fleet_rlm_jupyter.engine.controls import Controls
 from fleet_rlm_jupyter.engine.recorder import Emit
 from fleet_rlm_jupyter.engine.trace import Watcher
+from fleet_rlm_jupyter.engine.unbroken import unbroken
 from fleet_rlm_jupyter.store.journal import Acceptance
 from fleet_rlm_jupyter.verbs.house import House
 from fleet_rlm_jupyter.verbs.live import LiveRun
@@ -63,11 +64,23 @@ class Starter:
         request: Request,
         work: Work,
         watcher: Watcher | None = None,
+        hold: Callable[[LiveRun], None] | None = None,
     ) -> LiveRun:
         """Do `work` as a run in a thread of its own; or give the run that the request's key stands for.
 
-        Raises SessionBusy and KeyReused.
+        An interrupt meanwhile stops it. `hold` has it before an interrupt can be raised. Raises SessionBusy and
+        KeyReused.
         """
+
+        def begin() -> LiveRun:
+            run = self._begun(request, work, watcher)
+            if hold is not None:
+                hold(run)
+            return run
+
+        return unbroken(begin, work.budget.cancel)
+
+    def _begun(self, request: Request, work: Work, watcher: Watcher | None) -> LiveRun:
         house = self._house
         with house.starting:
             known = self._known(request)
