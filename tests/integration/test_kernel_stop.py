@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from integration.jupyter_servers import JupyterServer
+from integration.jupyter_servers import JupyterServer, text_of, until
 from scripted_model import ScriptedModel
 
 from fleet_rlm_jupyter.domain.events import Event
+from fleet_rlm_jupyter.domain.session import Run
 from fleet_rlm_jupyter.remote import RemoteRun, RemoteWorkbench
 from fleet_rlm_jupyter.sandbox.daytona import DaytonaSandboxes
 from fleet_rlm_jupyter.settings import Settings, load, variable
@@ -162,13 +163,79 @@ class OnAServer:
         self._home.cleanup()
 
 
+class ACell:
+    """A cell of a kernel that asks on the server; to cancel it is to interrupt the kernel."""
+
+    def __init__(self, place: FromAKernel, question: str, cell: str, see: Callable[[Event], None]) -> None:
+        self._place = place
+        self._asked = place.kernel.begin(cell)
+        (known,) = until(lambda: place.bench.runs.list(question), "the server does not know the run")
+        self.run_id = known.run_id
+        self._is_interrupted = False
+        threading.Thread(target=self._follow, args=(see,), daemon=True).start()
+
+    def _follow(self, see: Callable[[Event], None]) -> None:
+        for event in self._place.bench.follow(self.run_id):
+            see(event)
+
+    def cancel(self) -> None:
+        if not self._is_interrupted:
+            self._is_interrupted = True
+            self._place.kernel.interrupt()
+
+    def result(self, timeout: float) -> Run:
+        """The run as the server keeps it, once the cell has ended."""
+        outputs = self._place.kernel.finish(self._asked)
+        record = self._place.bench.runs.record(self.run_id)
+        if record.status == "cancelled" and self._is_interrupted:
+            assert outputs[-1]["ename"] in ("FleetInterrupted", "KeyboardInterrupt"), text_of(outputs)
+        return record
+
+
+WAITS = """
+from fleet_rlm_jupyter.kernel.handles import Handle, notebook
+from fleet_rlm_jupyter.domain.masking import Mask
+from fleet_rlm_jupyter.workbench import Question
+place = notebook().place()
+asked = notebook().remote(place.server).ask(Question({question!r}, context=text, mode="rlm_only", can_answer=True))
+handle = Handle(asked, Mask())
+handle.result()
+"""
+
+
+class FromAKernel:
+    """A kernel that a Jupyter server started, whose questions run on that server.
+
+    Each is asked by `%%fleet_rlm`, or one that may ask back by a handle, whose result is waited for.
+    """
+
+    def __init__(self, model: ScriptedModel) -> None:
+        self._on = OnAServer(model)
+        self.bench = self._on._bench
+        self._opened = self._on._server.kernel()
+        self.kernel = self._opened.__enter__()
+        self.kernel.run("%load_ext fleet_rlm_jupyter\ntext = 'x' * 1000")
+
+    def ask(self, question: str, see: Callable[[Event], None]) -> ACell:
+        magic = f"%%fleet_rlm --var text --on server\n{question}"
+        is_magic = "Question" not in question and "question" not in question
+        return ACell(self, question, magic if is_magic else WAITS.format(question=question), see)
+
+    def cancel(self, run: ACell, call_id: str) -> None:
+        self.bench.cancel(run.run_id, call_id)
+
+    def close(self) -> None:
+        self._opened.__exit__(None, None, None)
+        self._on.close()
+
+
 @pytest.fixture(scope="module")
 def model():
     with ScriptedModel(lambda prompt: "") as running:
         yield running
 
 
-@pytest.fixture(scope="module", params=[InThisProcess, OnAServer])
+@pytest.fixture(scope="module", params=[InThisProcess, OnAServer, FromAKernel])
 def place(request, model):
     made = request.param(model)
     # The first run of a process pays for imports, which no stop can interrupt.
@@ -292,6 +359,24 @@ def test_a_stop_just_before_a_cell_begins_is_not_lost(moment):
         assert asked[0].result(10).status == "cancelled"
     finally:
         bench.close()
+
+
+@pytest.mark.parametrize("cell", ["yields", "is deaf"])
+def test_after_a_stop_the_next_question_finds_the_files_or_is_told_that_they_are_lost(place, model, cell):
+    scene = InACell()
+    goes_on = "import time\ntime.sleep(60)" if cell == "yields" else "sum(range(10**13))"
+    model.script(lambda prompt: code(f"open('kept.txt', 'w').write('kept')\nprint('here', flush=True)\n{goes_on}"))
+    run = place.ask(f"anything that {cell}?", scene.see)
+    assert scene.reached.wait(30)
+    run.cancel()
+    assert run.result(20).status == "cancelled"
+
+    seen: list[Event] = []
+    model.script(lambda prompt: code("import os\nSUBMIT(answer=str(os.path.exists('kept.txt')))"))
+    answer = place.ask(f"anything after one that {cell}?", seen.append).result(30).answer
+    found = next(event.fact for event in seen if event.fact.type == "sandbox.changed")
+    assert answer == str(found.state == "reused")
+    assert found.state == "reused" if cell == "yields" else found.state == "reused" or found.reason
 
 
 def test_a_stop_that_races_with_the_end_leaves_one_end(place, model):
