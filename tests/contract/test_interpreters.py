@@ -421,8 +421,11 @@ print(grep("find", "memory")[0].line, peek("memory/deep/a.txt", 2, 4), read_file
 """
 
 
-def test_the_functions_of_the_repl_work_in_a_sandbox(repl):
-    assert repl.execute(USES_FUNCTIONS).splitlines() == [
+@pytest.mark.parametrize("level", ["L3", "L2", "L1"])
+def test_the_functions_of_the_repl_work_at_every_level(level):
+    with sandboxes_at(level) as home:
+        said = home.open(ROLE).execute(USES_FUNCTIONS)
+    assert said.splitlines() == [
         "buffers/notes/000001.txt: 7 bytes are in this sandbox and end with it, for it has no volume ['one\\ntwo'] []",
         "['memory/deep/a.txt'] ['memory/deep/a.txt'] True",
         "2 find find me",
