@@ -7,6 +7,7 @@ import time
 from fleet_rlm_jupyter.domain.calls import CallTree
 from fleet_rlm_jupyter.domain.errors import ErrorText
 from fleet_rlm_jupyter.domain.events import (
+    ArtifactWritten,
     CallEnded,
     CallStarted,
     Event,
@@ -45,6 +46,8 @@ def progress_line(event: Event) -> str | None:
             return f"  the session's sandbox is {state} as {sandbox_id[:8]}: {reason}"
         case SandboxChanged(state="lost", reason=reason):
             return f"  a sandbox was lost: {reason}"
+        case ArtifactWritten():
+            return f"  {written_line(event.fact)}"
         case _:
             return None
 
@@ -60,6 +63,11 @@ def found_so_far(tree: CallTree) -> str:
     cells = [call for _, call in tree.walk() if call.kind == "code" and call.depth == 1]
     texts = [call.outputs or call.texts.get("stdout", "") for call in cells]
     return next((text for text in reversed(texts) if text.strip()), "")
+
+
+def written_line(written: ArtifactWritten) -> str:
+    """A file that a cell wrote: its path, size and the beginning of its digest."""
+    return f"{written.path} was written: {written.bytes:,} bytes, sha256 {written.sha256[:12]}"
 
 
 def sandbox_line(sandbox: LiveSandbox) -> str:

@@ -15,6 +15,8 @@ from fleet_rlm_jupyter.domain.ports import OnOutput, PullableInterpreter, Role, 
 from fleet_rlm_jupyter.domain.session import new_id
 from fleet_rlm_jupyter.verbs.house import House
 
+OnArtifact = Callable[[ArtifactWritten], None]
+
 
 @dataclass(frozen=True, slots=True)
 class Executed:
@@ -37,6 +39,7 @@ class Cells:
         self._repl: PullableInterpreter | None = None
         self._changed: SandboxChanged | None = None
         self._on_output: OnOutput | None = None
+        self._on_artifact: OnArtifact | None = None
         self._lock = threading.Lock()
 
     def start(self) -> SandboxChanged | None:
@@ -56,8 +59,11 @@ class Cells:
         variables: dict[str, Any] | None = None,
         seconds: float | None = None,
         on_output: OnOutput | None = None,
+        on_artifact: OnArtifact | None = None,
     ) -> Executed:
         """Run a cell, for at most `seconds`; `on_output` sees what it prints as it does.
+
+        When it has run, also where it failed, `on_artifact` is told of each file below artifacts/ that it wrote.
 
         Raises CellFailed for what the code raised, BadRequest for a value that cannot travel, SandboxLost, and what
         `start` raises. A KeyboardInterrupt stops the cell; its variables stay if it yields (see `is_alive`).
@@ -73,7 +79,7 @@ class Cells:
             if on_output is not None:
                 on_output(stream, text)
 
-        self._on_output = show
+        self._on_output, self._on_artifact = show, on_artifact
         is_late = threading.Event()
         with _Alarm(seconds, lambda: (is_late.set(), self.interrupt())):
             try:
@@ -155,6 +161,8 @@ class Cells:
     def _take(self, fact: SandboxChanged | ArtifactWritten) -> None:
         if isinstance(fact, SandboxChanged):
             self._changed = fact
+        elif self._on_artifact is not None:
+            self._on_artifact(fact)
 
 
 class _Alarm:

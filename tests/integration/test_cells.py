@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterator
 
 import pytest
 
 from fleet_rlm_jupyter.domain.errors import BadRequest, CellFailed, SandboxLost
-from fleet_rlm_jupyter.domain.events import SandboxChanged
+from fleet_rlm_jupyter.domain.events import ArtifactWritten, SandboxChanged
 from fleet_rlm_jupyter.domain.question import Question
 from fleet_rlm_jupyter.settings import SandboxSettings, Settings, StoreSettings
 from fleet_rlm_jupyter.verbs.cells import Cells
@@ -97,6 +98,20 @@ def test_a_cell_that_takes_too_long_is_stopped_and_its_variables_stay(cells: Cel
 def test_seconds_that_cannot_be_had_are_refused(cells: Cells, seconds: float) -> None:
     with pytest.raises(BadRequest, match="at most 60"):
         cells.execute("1", seconds=seconds)
+
+
+def test_files_that_a_cell_wrote_are_told_with_their_digest_also_where_it_failed(cells: Cells) -> None:
+    told: list[ArtifactWritten] = []
+    cells.execute(
+        "open('artifacts/a.txt', 'w').write('one')\nopen('other.txt', 'w').write('x')", on_artifact=told.append
+    )
+    with pytest.raises(CellFailed):
+        cells.execute("open('artifacts/b.txt', 'w').write('two')\n1 / 0", on_artifact=told.append)
+    cells.execute("open('artifacts/a.txt', 'w').write('one')", on_artifact=told.append)  # the same again
+    assert [(one.path, one.bytes, one.sha256) for one in told] == [
+        ("artifacts/a.txt", 3, hashlib.sha256(b"one").hexdigest()),
+        ("artifacts/b.txt", 3, hashlib.sha256(b"two").hexdigest()),
+    ]
 
 
 def test_what_cannot_travel_is_said(cells: Cells) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import threading
@@ -520,6 +521,19 @@ def test_a_cell_that_fails_in_the_sandbox_says_so_in_one_line_after_its_tracebac
         ("%%fleet_sandbox -o f\ndef f(): pass", "f cannot come out"),
     ):
         assert says in text_of(run(client, cell))
+
+
+def test_a_cell_in_the_sandbox_tells_which_artifacts_it_wrote_also_where_it_failed(kernel):
+    _, client = kernel
+    run(client, "%%fleet_sandbox\n1")
+    wrote = f"3 bytes, sha256 {hashlib.sha256(b'one').hexdigest()[:12]}\n"
+    told = text_of(run(client, "%%fleet_sandbox\nx = open('artifacts/a', 'w').write('one')\nprint('in line', end='')"))
+    assert told == f"in line\nartifacts/a was written: {wrote}"
+    failed = run(client, "%%fleet_sandbox\nopen('artifacts/b', 'w').write('one')\n1 / 0")
+    assert text_of(failed[:-1]) == f"artifacts/b was written: {wrote}"
+    many = "%%fleet_sandbox\nfor n in range(23): x = open(f'artifacts/n{n}', 'w').write('one')"
+    lines = text_of(run(client, many)).splitlines()
+    assert (len(lines), lines[-1]) == (21, "and 3 files more were written")
 
 
 def test_an_interrupt_stops_a_cell_in_the_sandbox_and_keeps_its_variables(kernel):

@@ -8,7 +8,17 @@ from fleet_rlm_jupyter import terminal
 from fleet_rlm_jupyter.domain.budget import Budget
 from fleet_rlm_jupyter.domain.calls import fold
 from fleet_rlm_jupyter.domain.errors import ErrorText
-from fleet_rlm_jupyter.domain.events import CallEnded, CallStarted, CallText, Event, Limits, RunEnded, RunStarted, Usage
+from fleet_rlm_jupyter.domain.events import (
+    ArtifactWritten,
+    CallEnded,
+    CallStarted,
+    CallText,
+    Event,
+    Limits,
+    RunEnded,
+    RunStarted,
+    Usage,
+)
 from fleet_rlm_jupyter.domain.lines import progress_line
 from fleet_rlm_jupyter.domain.session import Run
 
@@ -123,3 +133,10 @@ def test_of_a_traceback_the_line_that_says_what_happened_is_shown(capsys):
     assert "KeyError: 3" in out
     assert "Traceback" not in out
     assert progress_line(events(*facts)[-1]) == "  ✗ KeyError: 3"
+
+
+def test_a_file_that_a_cell_wrote_is_a_line():
+    written = ArtifactWritten(path="artifacts/t.csv", bytes=1234, sha256="ab" * 32)
+    assert progress_line(events(STARTED, ("b", written))[-1]) == (
+        "  artifacts/t.csv was written: 1,234 bytes, sha256 abababababab"
+    )
