@@ -176,9 +176,12 @@ def import_session(path: str) -> None:
 @sessions.command("prune")
 @_days_option
 def prune_sessions(days: float) -> None:
-    """Forget the sessions last used so many days ago, with all their runs."""
-    with _store() as store:
-        count = store.sessions(OWNER).prune(time.time() - days * DAY_SECONDS)
+    """Forget the sessions last used so many days ago, with all their runs; what they wrote to the volume stays."""
+    bench = fleet.Workbench(fleet.settings.load())
+    try:
+        count = bench.sessions.prune(time.time() - days * DAY_SECONDS)
+    finally:
+        bench.close()
     click.echo(f"{count} session{'' if count == 1 else 's'} forgotten")
 
 

@@ -22,6 +22,7 @@ from fleet_rlm_jupyter.domain.program import Trial
 from fleet_rlm_jupyter.domain.question import Check, Question
 from fleet_rlm_jupyter.domain.session import (
     Artifact,
+    DeletedSession,
     Feedback,
     KeptRun,
     KeptSession,
@@ -336,8 +337,8 @@ class RemoteSessions:
     def restore(self, session_id: str) -> KeptSession:
         return self._connection.ask("POST", f"/sessions/{_id(session_id)}/restore", KeptSession, is_safe=True)
 
-    def delete(self, session_id: str) -> None:
-        self._connection.ask("DELETE", f"/sessions/{_id(session_id)}", type(None))
+    def delete(self, session_id: str) -> DeletedSession:
+        return self._connection.ask("DELETE", f"/sessions/{_id(session_id)}", DeletedSession)
 
     def transcript(self, session_id: str) -> Session:
         return self._connection.get(f"/sessions/{_id(session_id)}/turns", Session)

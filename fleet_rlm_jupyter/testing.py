@@ -194,6 +194,12 @@ class UnisolatedSandboxes:
     def stop(self, sandbox_id: str) -> None:
         self._one(sandbox_id)[1].shutdown()
 
+    def end_session(self, session_id: str) -> bool:
+        kept = [shown.id for shown in self.list() if shown.session == session_id]
+        for sandbox_id in kept:
+            self.stop(sandbox_id)
+        return bool(kept)
+
     def prune(self) -> int:
         return 0
 

@@ -163,6 +163,13 @@ class Sandboxes(Protocol):
         """End it for good; a cell in it ends with SandboxLost. Raises NoSuchSandbox, SandboxUnavailable."""
         ...
 
+    def end_session(self, session_id: str) -> bool:
+        """End the sandbox that a session keeps, had here or left by a process that is gone; whether there was one.
+
+        Its files on the volume stay. Raises SandboxUnavailable.
+        """
+        ...
+
     def prune(self) -> int:
         """Delete what processes that are gone left behind; how many are surely gone. Raises SandboxUnavailable."""
         ...

@@ -122,6 +122,18 @@ class Artifact(_Record):
     at: float
 
 
+class DeletedSession(_Record):
+    """What is left of a session that was deleted: its files stay in `folder` of `volume`, both empty without a volume.
+
+    `sandbox` is ended, none where it had none, or left where the service could not be reached: that one ends when idle.
+    """
+
+    session_id: str
+    sandbox: Literal["ended", "none", "left"]
+    volume: str
+    folder: str
+
+
 class Feedback(_Record):
     """What its user thought of a turn: 1 good, -1 bad, 0 neither; the answer that was expected; a remark."""
 

@@ -83,12 +83,22 @@ class Creation:
             self._client.call(retried(lambda: sandbox.delete(timeout=CALL_SECONDS)), CALL_SECONDS)
         self._ended(sandbox.id)
 
+    def end_id(self, sandbox_id: str) -> None:
+        """The same for one that may or may not exist any more."""
+        client = self._client.get()
+        try:
+            sandbox = self._client.call(retried(lambda: client.get(sandbox_id)), CALL_SECONDS)
+        except SandboxLost:  # not found
+            self._ended(sandbox_id)
+        else:
+            self.end(sandbox)
+
     def has_ended(self, sandbox_id: str) -> bool:
         """Whether it was among the last that were deleted here."""
         return sandbox_id in self._gone
 
     def delete_id(self, sandbox_id: str) -> None:
-        """The same for one that may or may not exist any more."""
+        """Delete, in the background, one that may or may not exist any more."""
         with contextlib.suppress(SandboxUnavailable):
             self._client.submit(self._delete_by_name(self._client.made, sandbox_id))
 

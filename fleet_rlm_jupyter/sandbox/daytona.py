@@ -95,6 +95,9 @@ class DaytonaSandboxes:
     def stop(self, sandbox_id: str) -> None:
         self._roll.stop(sandbox_id)
 
+    def end_session(self, session_id: str) -> bool:
+        return self._sessions.end(session_id)
+
     def prune(self) -> int:
         return self._roll.prune()
 

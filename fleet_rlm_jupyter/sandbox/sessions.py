@@ -80,6 +80,20 @@ class SessionSandboxes:
         kept = self._kept.get(session_id)
         return ("", "") if kept is None else (kept.sandbox_id, kept.base)
 
+    def end(self, session_id: str) -> bool:
+        """End its sandbox, if this process has it or one that is gone left it; whether there was one.
+
+        Whoever works in it is told that it is lost. Raises SandboxUnavailable.
+        """
+        with self._lock:
+            kept = self._kept.pop(session_id, _Kept())
+        sandbox_id = kept.sandbox_id or self._creation.inherit(session_id)
+        if not sandbox_id or not self._client.is_there:
+            return False
+        self._pool.lose(sandbox_id, "its session was deleted")
+        self._creation.end_id(sandbox_id)
+        return True
+
     def _leave_beside(self, machine: SandboxMachine) -> None:
         machine.is_beside, machine.on_close = True, self._pool.forget
 

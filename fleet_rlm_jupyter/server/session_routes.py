@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fleet_rlm_jupyter.domain.session import Artifact, Feedback, KeptSession, Session, SessionStats
+from fleet_rlm_jupyter.domain.session import Artifact, DeletedSession, Feedback, KeptSession, Session, SessionStats
 from fleet_rlm_jupyter.server.desk import Asked
 from fleet_rlm_jupyter.server.schema import SessionBody, SessionPage, SessionsQuery
 from fleet_rlm_jupyter.server.web import Endpoint, Raw
@@ -44,9 +44,9 @@ def rename_session(asked: Asked, session_id: str, body: SessionBody) -> KeptSess
     return asked.bench.sessions.rename(session_id, body.title)
 
 
-def delete_session(asked: Asked, session_id: str) -> None:
-    """Forget it with all its runs; refused while one of them goes on."""
-    asked.bench.sessions.delete(session_id)
+def delete_session(asked: Asked, session_id: str) -> DeletedSession:
+    """Forget it with all its runs and end its sandbox; refused while a run goes on. Says where its files still are."""
+    return asked.bench.sessions.delete(session_id)
 
 
 def archive_session(asked: Asked, session_id: str) -> KeptSession:
@@ -88,7 +88,7 @@ ROUTES = (
     Endpoint("GET", "/sessions/{session_id}", session),
     Endpoint("GET", "/sessions/{session_id}/turns", session_turns),
     Endpoint("PATCH", "/sessions/{session_id}", rename_session),
-    Endpoint("DELETE", "/sessions/{session_id}", delete_session, status=204),
+    Endpoint("DELETE", "/sessions/{session_id}", delete_session),
     Endpoint("POST", "/sessions/{session_id}/archive", archive_session),
     Endpoint("POST", "/sessions/{session_id}/restore", restore_session),
     Endpoint("GET", "/sessions/{session_id}/stats", session_stats),

@@ -103,15 +103,12 @@ class StoredSessions:
             connection.execute(sa.delete(TURNS).where(TURNS.c.session_id == session_id))
             connection.execute(sa.delete(SESSIONS).where(*self._is(session_id)))
 
-    def prune(self, before: float) -> int:
-        """Forget the sessions last used before that time of which no run goes on; returns how many."""
+    def old(self, before: float) -> list[str]:
+        """The ids of the sessions last used before that time of which no run goes on."""
         is_busy = sa.exists().where(RUNS.c.session_id == SESSIONS.c.session_id, RUNS.c.status.is_(None))
         old = sa.select(SESSIONS.c.session_id).where(SESSIONS.c.owner == self._owner, SESSIONS.c.updated_at < before)
         with self._database.reading() as connection:
-            found = [row[0] for row in connection.execute(old.where(~is_busy))]
-        for session_id in found:
-            self.delete(session_id)
-        return len(found)
+            return [row[0] for row in connection.execute(old.where(~is_busy))]
 
     def session(self, session_id: str, last: int | None = None) -> Session:
         """The session with its turns, oldest first; only the `last` ones where given."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from fleet_rlm_jupyter import store
-from fleet_rlm_jupyter.domain.session import Artifact, Feedback, KeptSession, Session, SessionStats
+from fleet_rlm_jupyter.domain.errors import SandboxError, SessionBusy
+from fleet_rlm_jupyter.domain.session import Artifact, DeletedSession, Feedback, KeptSession, Session, SessionStats
+from fleet_rlm_jupyter.sandbox.specs import NONE
+from fleet_rlm_jupyter.sandbox.volumes import folder_of
 from fleet_rlm_jupyter.verbs.house import House
 
 if TYPE_CHECKING:  # it imports SQLAlchemy
@@ -43,13 +46,34 @@ class Sessions:
     def restore(self, session_id: str) -> KeptSession:
         return self._stored().restore(session_id)
 
-    def delete(self, session_id: str) -> None:
-        """Forget it with all its runs. Raises SessionBusy while one of them goes on."""
-        self._stored().delete(session_id)
+    def delete(self, session_id: str) -> DeletedSession:
+        """Forget it with all its runs and end its sandbox. Its files stay on the volume: what is returned says where.
+
+        Raises SessionBusy while a run of it goes on.
+        """
+        house = self._house
+        with house.starting:  # no run of it begins meanwhile
+            if house.going_on(self._owner, session_id):
+                raise SessionBusy(f"a run of session {session_id} is still going on", "cancel it, or wait for it")
+            self._stored().delete(session_id)
+        if (cells := house.cells.pop((self._owner, session_id), None)) is not None:
+            cells.close()
+        volume = "" if house.settings.sandbox.volume == NONE else house.settings.sandbox.volume
+        return DeletedSession(
+            session_id=session_id,
+            sandbox=self._ended(session_id),
+            volume=volume,
+            folder=folder_of(session_id) if volume else "",
+        )
 
     def prune(self, before: float) -> int:
-        """Forget the sessions last used before that time of which no run goes on; returns how many."""
-        return self._stored().prune(before)
+        """Delete the sessions last used before that time of which no run goes on; returns how many."""
+        count = 0
+        for session_id in self._stored().old(before):
+            with suppress(SessionBusy):  # it was taken up again meanwhile
+                self.delete(session_id)
+                count += 1
+        return count
 
     def transcript(self, session_id: str) -> Session:
         """The session with its turns, oldest first."""
@@ -80,6 +104,13 @@ class Sessions:
         with suppress(ValueError, RecursionError):  # what is no JSON is refused as what it is
             text = json.dumps(self._house.mask.everywhere(json.loads(text)))
         return store.exports.import_session(self._house.store().database(), self._owner, text)
+
+    def _ended(self, session_id: str) -> Literal["ended", "none", "left"]:
+        try:
+            found = [home.end_session(session_id) for home in self._house.homes()]
+        except SandboxError:
+            return "left"  # the session is gone all the same
+        return "ended" if any(found) else "none"
 
     def _stored(self) -> StoredSessions:
         return self._house.store().sessions(self._owner)

@@ -9,12 +9,12 @@ from typing import Any
 
 import daytona
 import pytest
-from contract.faulty_line import FaultyLine
+from contract.faulty_line import Fault, FaultyLine, refusal
 from contract.localdaytona_server import KEY, Server, live_sandboxes, until
 from dspy.primitives.code_interpreter import CodeInterpreterError
 
 from fleet_rlm_jupyter import cli
-from fleet_rlm_jupyter.domain.errors import NoSuchSandbox, SandboxLost
+from fleet_rlm_jupyter.domain.errors import NoSuchSandbox, SandboxLost, SessionBusy
 from fleet_rlm_jupyter.domain.ports import Role
 from fleet_rlm_jupyter.sandbox import local
 from fleet_rlm_jupyter.sandbox.daytona import DaytonaSandboxes
@@ -70,6 +70,33 @@ def test_what_is_not_ours_is_not_stopped(opened, stranger, service: Server) -> N
         with pytest.raises(NoSuchSandbox):
             home.stop(guess)
     assert live_sandboxes(service) == [stranger.labels]
+
+
+def test_the_sandbox_that_a_dead_process_left_its_session_ends_with_the_session(opened, service: Server) -> None:
+    journal = MemoryAllocations()
+    opened(journal).open(Role("s-kept", "r-1", "rlm", 1, is_kept=True)).start()
+    opened(journal).open(Role("s-other", "r-2", "rlm", 1, is_kept=True)).start()
+    journal.die()
+    heir = opened(journal)
+    assert heir.end_session("s-kept")
+    assert not heir.end_session("s-kept")
+    assert [one["session"] for one in live_sandboxes(service)] == ["s-other"]
+
+
+def test_a_session_is_deleted_also_where_the_service_does_not_delete_its_sandbox(
+    line: FaultyLine, opened, no_pauses, tmp_path
+) -> None:
+    settings = Settings(store=StoreSettings(url=f"sqlite:///{tmp_path}/fleet.db"))
+    home = opened()
+    bench = Workbench(settings, home)
+    session_id = bench.sessions.create("mine").session_id
+    repl = home.open(Role(session_id, "r-1", "rlm", 1, is_kept=True))
+    repl.start()
+    repl.shutdown()
+    line.faults.append(Fault("DELETE /api/sandbox", refusal(503), times=3))
+    assert bench.sessions.delete(session_id).sandbox == "left"
+    assert bench.sessions.list()[0] == []
+    bench.close()
 
 
 def test_a_name_is_no_id(opened) -> None:
@@ -217,6 +244,25 @@ def test_the_sessions_next_turn_has_a_new_sandbox_with_the_old_files(bench) -> N
     assert again.execute("open('memory/note').read()") == "kept"
     assert told[0].state == "recreated"
     again.shutdown()
+
+
+def test_a_deleted_session_has_no_sandbox_any_more_and_its_files_stay_where_it_says(bench) -> None:
+    mine = bench.seen_by("deleter")
+    session_id = mine.sessions.create("mine").session_id
+    run = mine.ask(Question("q", context="x", mode="rlm_only", session_id=session_id))
+    until(lambda: any(call.kind == "code" for call in run.tree().calls.values()))
+    with pytest.raises(SessionBusy):
+        mine.sessions.delete(session_id)
+    assert [one.session for one in mine.live_sandboxes.list()] == [session_id], "its run has it"
+    run.cancel()
+    run.result(30)
+    mine.cells(session_id).execute("save_to_volume('memory/mine', 'kept')")
+    left = mine.sessions.delete(session_id)
+    assert (left.sandbox, left.volume, left.folder) == ("ended", "fleet-rlm", f"sessions/{session_id}")
+    assert session_id not in [one.session for one in bench.sandboxes().list()]
+    assert bench.sandboxes().files(session_id).read("memory/mine") == b"kept"
+    other = mine.sessions.create("never used").session_id
+    assert mine.sessions.delete(other).sandbox == "none"
 
 
 def test_a_cell_of_ones_own_in_a_stopped_sandbox_says_that_it_is_lost_and_the_next_one_begins_anew(bench) -> None:

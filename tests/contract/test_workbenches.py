@@ -199,7 +199,8 @@ def test_sessions_keep_what_was_said(bench):
     assert [given.comment for given in bench.sessions.feedback(made.session_id)] == ["good"]
     copy = bench.sessions.import_(bench.sessions.export(made.session_id))
     assert bench.session(copy.session_id).turns[0].message == "how long?"
-    bench.sessions.delete(made.session_id)
+    left = bench.sessions.delete(made.session_id)
+    assert (left.volume, left.folder) == ("fleet-rlm", f"sessions/{made.session_id}")
     with pytest.raises(NoSuchSession):
         bench.sessions.get(made.session_id)
 

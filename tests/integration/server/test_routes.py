@@ -58,7 +58,8 @@ def test_a_session_is_made_listed_renamed_archived_restored_and_deleted(worker, 
     assert session in worker.ask("GET", "/sessions", params={"archived": "true"}).text
     assert worker.ask("POST", f"/sessions/{session}/restore").json()["archived_at"] is None
     gone = worker.ask("DELETE", f"/sessions/{session}")
-    assert (gone.status_code, gone.content) == (204, b"")
+    left = {"session_id": session, "sandbox": "none", "volume": "fleet-rlm", "folder": f"sessions/{session}"}
+    assert (gone.status_code, gone.json()) == (200, left)
     assert worker.ask("GET", f"/sessions/{session}").status_code == 404
 
 
