@@ -79,11 +79,16 @@ class Connection:
         with closing(self._request(method, path, body, headers, query)) as answer:
             return answer.read()
 
-    def lines(self, path: str) -> Iterator[str]:
-        """A long answer, line by line."""
-        with closing(self._request("GET", path)) as answer:
-            for line in answer:
-                yield line.decode("utf-8").rstrip("\n")
+    def lines(self, path: str, body: Any = None) -> Iterator[str]:
+        """A long answer, line by line as they come; with a body to a POST. ServerUnavailable where it breaks off."""
+        headers = {} if body is None else {"Content-Type": "application/json"}
+        raw = None if body is None else json.dumps(body).encode()
+        with closing(self._request("GET" if raw is None else "POST", path, raw, headers)) as answer:
+            try:
+                for line in answer:
+                    yield line.decode("utf-8").rstrip("\n")
+            except (OSError, http.client.HTTPException) as err:
+                raise self._unreachable(f"it broke off: {str(err) or type(err).__name__}") from err
 
     def events(self, run_id: str, since: int = 0, is_wanted: Callable[[], bool] = lambda: True) -> Iterator[Event]:
         """A run's events from `since` on, each once and in order, until it ends; over as many sockets as it takes."""

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from fleet_rlm_jupyter.connection import Connection
 from fleet_rlm_jupyter.domain.api import API_VERSION
@@ -19,7 +19,7 @@ from fleet_rlm_jupyter.domain.context import Context
 from fleet_rlm_jupyter.domain.errors import BadRequest, FleetError, ServerUnavailable
 from fleet_rlm_jupyter.domain.events import Event, Limits
 from fleet_rlm_jupyter.domain.program import Trial
-from fleet_rlm_jupyter.domain.question import Check, Question
+from fleet_rlm_jupyter.domain.question import Check, Phase, Question
 from fleet_rlm_jupyter.domain.session import (
     Artifact,
     DeletedSession,
@@ -220,6 +220,12 @@ class RemoteWorkbench:
     def check(self) -> list[Check]:
         """What is configured on the server, from where, whether it works, and what to do next."""
         return self.connection.ask("POST", "/checks", _Checks, is_safe=True).checks
+
+    def smoke(self, repo_url: str | None = None, repo_ref: str | None = None) -> Iterator[Phase]:
+        """One sandbox of the server from its creation to its end; each phase as it ends."""
+        told = TypeAdapter(Phase)
+        for line in self.connection.lines("/smoke", {"repo_url": repo_url, "repo_ref": repo_ref}):
+            yield told.validate_json(line)
 
     def ready(self) -> list[Check]:
         """As `check`, but from the server's last look where that was good and less than a minute ago."""

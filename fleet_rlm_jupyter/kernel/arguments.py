@@ -72,6 +72,8 @@ SUBCOMMANDS = {
     "replay": "Show a run again, also of an earlier kernel; the last by default: `%fleet replay [RUN_ID] [--speed N]`.",
     "sandboxes": "Your sandboxes, of this kernel and its server: `%fleet sandboxes [stop ID | prune]`.",
     "doctor": "Say what is configured, from where, whether it works, what to do next; on the server and here.",
+    "smoke": "Try one sandbox from its creation to its end, where questions go or `--on` says: "
+    "`%fleet smoke [--repo URL] [--ref REF] [--on server|kernel]`.",
     "config": "Settings of this notebook: `%fleet config [NAME [VALUE]]`, `config reset`, `config debug on`.",
     "help": "This help.",
 }
@@ -87,6 +89,8 @@ SANDBOX_OPTIONS = (
     ),
     Option(("--seconds",), "number", "S", "Most seconds; at most sandbox.cell_seconds."),
 )
+
+SMOKE_OPTIONS = tuple(option for option in OPTIONS if option.name in ("repo", "ref", "on"))
 
 CELL_USAGE = "%%fleet [options]\nYOUR QUESTION"
 SANDBOX_USAGE = "%%fleet_sandbox [options]\nYOUR PYTHON"
@@ -161,6 +165,15 @@ def parse_sandbox(line: str) -> SandboxArguments:
     """Raises ForUser for what is no option, with the nearest one."""
     found = _read(line, "%%fleet_sandbox", SANDBOX_OPTIONS)
     return SandboxArguments(list(dict.fromkeys(found.var)), found.out, found.seconds, found.is_help)
+
+
+def parse_smoke(words: list[str]) -> argparse.Namespace:
+    """`repo`, `ref` and `on`. Raises ForUser for what is no option."""
+    found, rest = _parser("%fleet", SMOKE_OPTIONS).parse_known_args(words)
+    if rest:
+        names = ", ".join(name for option in SMOKE_OPTIONS for name in option.names)
+        raise fleet.ForUser(f"{rest[0]!r} is no option of %fleet smoke", f"it takes {names}")
+    return found
 
 
 def split(line: str) -> list[str]:

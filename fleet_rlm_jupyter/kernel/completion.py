@@ -8,7 +8,7 @@ from typing import Any
 from IPython.core.completer import CompletionContext, SimpleCompletion, context_matcher
 
 import fleet_rlm_jupyter as fleet
-from fleet_rlm_jupyter.kernel.arguments import OPTIONS, SANDBOX_OPTIONS, SUBCOMMANDS, Option
+from fleet_rlm_jupyter.kernel.arguments import OPTIONS, SANDBOX_OPTIONS, SMOKE_OPTIONS, SUBCOMMANDS, Option
 
 _CELLS = ("%%fleet_rlm", "%%fleet_sandbox", "%%fleet")
 
@@ -59,6 +59,11 @@ def _of_line_magic(words: list[str]) -> Iterable[tuple[str, str]]:
         return [*((handle.run_id, "run") for handle in reversed(_notebook().handles)), ("--speed", "option")]
     if words == ["sandboxes"]:
         return [(name, "magic") for name in ("list", "stop", "prune")]
+    if words[0] == "smoke":
+        chosen = [choice for option in SMOKE_OPTIONS if words[-1] in option.names for choice in option.choices]
+        return [(name, "value") for name in chosen] or [
+            (name, "option") for option in SMOKE_OPTIONS for name in option.names if name not in words
+        ]
     if words == ["config"]:
         return [*((name, "setting") for name in fleet.Settings.names()), ("reset", "magic"), ("debug", "magic")]
     return [("on", "magic"), ("off", "magic")] if words == ["config", "debug"] else []

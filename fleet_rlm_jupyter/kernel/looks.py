@@ -1,4 +1,4 @@
-"""`%fleet status, runs, doctor`: where runs happen, which there were, and what is configured and works there."""
+"""`%fleet status, runs, doctor, smoke`: where runs happen, which there were, and what is configured and works there."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import time
 from collections.abc import Iterable, Iterator
 
 from fleet_rlm_jupyter.domain.errors import FleetError
-from fleet_rlm_jupyter.domain.question import Check
+from fleet_rlm_jupyter.domain.question import Check, Phase
 from fleet_rlm_jupyter.kernel.connect import FoundServer, find_server
-from fleet_rlm_jupyter.kernel.handles import Notebook
+from fleet_rlm_jupyter.kernel.handles import AskOptions, Notebook
+from fleet_rlm_jupyter.kernel.placement import On
 from fleet_rlm_jupyter.settings import Loaded
 from fleet_rlm_jupyter.terminal import as_given, setting_rows
+from fleet_rlm_jupyter.verbs.smoke import SmokeFailed
+
+_MARKS = {"passed": "✓", "failed": "✗", "skipped": "–"}
 
 
 def status(book: Notebook) -> Iterator[str]:
@@ -73,6 +77,24 @@ def doctor(book: Notebook) -> Iterator[str]:
     yield from _checks(bench.check())
     yield ""
     yield from setting_lines(bench.loaded, changed_only=True)
+
+
+def smoke(book: Notebook, on: On, repo: str | None, ref: str | None) -> Iterator[str]:
+    """One sandbox from its creation to its end where questions go, phase by phase.
+
+    Raises SmokeFailed at the end where a phase failed, so that a notebook in a batch stops, BadRequest and BadSettings.
+    """
+    bench, place = book.bench(), book.place(AskOptions(on=on))
+    yield f"{place.line}:"
+    there = bench if place.server is None else book.remote(place.server)
+    failed: Phase | None = None
+    for phase in there.smoke(repo, ref):
+        seconds = "" if phase.status == "skipped" else f"{phase.seconds:.2f} s"
+        yield f"{_MARKS[phase.status]} {phase.name:<9}{seconds:>8}  {phase.text}"
+        if phase.status == "failed":
+            failed = failed or phase
+    if failed is not None:
+        raise SmokeFailed(f"the phase {failed.name} failed", failed.error.hint if failed.error else "")
 
 
 def setting_lines(loaded: Loaded, only: str | None = None, changed_only: bool = False) -> Iterator[str]:

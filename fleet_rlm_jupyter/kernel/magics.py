@@ -22,6 +22,7 @@ from fleet_rlm_jupyter.kernel.arguments import (
     line_help,
     parse,
     parse_sandbox,
+    parse_smoke,
     sandbox_help,
     split,
 )
@@ -157,6 +158,7 @@ class FleetMagics(Magics):
             "replay": self._replay,
             "sandboxes": self._sandboxes,
             "doctor": self._doctor,
+            "smoke": self._smoke,
             "config": self._config,
             "help": self._help,
             "--help": self._help,
@@ -216,6 +218,10 @@ class FleetMagics(Magics):
 
     def _doctor(self, words: list[str]) -> None:
         _print(fleet.kernel.looks.doctor(_notebook()))
+
+    def _smoke(self, words: list[str]) -> None:
+        given = parse_smoke(words)
+        _print(fleet.kernel.looks.smoke(_notebook(), given.on or "auto", given.repo, given.ref))
 
     def _config(self, words: list[str]) -> None:
         book = _notebook()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pydantic import TypeAdapter
+
 import fleet_rlm_jupyter
 from fleet_rlm_jupyter.domain.api import API_VERSION
-from fleet_rlm_jupyter.domain.question import Check
+from fleet_rlm_jupyter.domain.question import Check, Phase
 from fleet_rlm_jupyter.server import file_routes, openapi, program_routes, run_routes, sandbox_routes, session_routes
 from fleet_rlm_jupyter.server.desk import Asked
 from fleet_rlm_jupyter.server.schema import (
@@ -12,6 +14,7 @@ from fleet_rlm_jupyter.server.schema import (
     Checks,
     Identity,
     SettingsList,
+    SmokeBody,
     Status,
     UpdatesBody,
     Worker,
@@ -41,6 +44,14 @@ def check(asked: Asked) -> Checks:
     return _checks(asked.desk.readiness.now())
 
 
+def smoke(asked: Asked, body: SmokeBody) -> Raw:
+    """Try one sandbox from its creation to its end: a line of JSON for each phase, as it ends."""
+    told, mask = TypeAdapter(Phase), asked.bench.mask
+    phases = asked.bench.smoke(body.repo_url, body.repo_ref)
+    lines = (f"{mask(told.dump_json(phase).decode())}\n".encode() for phase in phases)
+    return Raw(lines, "application/x-ndjson", is_live=True)
+
+
 def settings(asked: Asked) -> SettingsList:
     """Every setting with its value and where that came from; keys are stars."""
     return SettingsList(settings=asked.bench.settings_view.get())
@@ -61,6 +72,7 @@ ROUTES: tuple[Endpoint, ...] = (
     Endpoint("GET", "/identity", identity),
     Endpoint("GET", "/ready", ready),
     Endpoint("POST", "/checks", check),
+    Endpoint("POST", "/smoke", smoke),
     Endpoint("GET", "/settings", settings),
     Endpoint("PATCH", "/settings", change_settings),
     Endpoint("GET", "/openapi.json", description),

@@ -342,6 +342,13 @@ class CheckResult(Wire):
     hint: str = ""
 
 
+class SmokeBody(Wire):
+    """A repository that the sandbox is to hold, too."""
+
+    repo_url: str | None = Field(default=None, max_length=2000)
+    repo_ref: str | None = Field(default=None, max_length=300, description="its branch, tag or commit id")
+
+
 class Checks(Wire):
     """Everything looked at; `is_ready` when nothing is missing that a run needs."""
 

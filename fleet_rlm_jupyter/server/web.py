@@ -8,7 +8,7 @@ import inspect
 import json
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +17,7 @@ from urllib.parse import quote, unquote
 
 from pydantic import TypeAdapter, ValidationError
 from tornado import web
+from tornado.iostream import StreamClosedError
 
 from fleet_rlm_jupyter.domain.api import API, KEY_HEADER, REQUEST_ID, USER_HEADER
 from fleet_rlm_jupyter.domain.errors import (
@@ -128,11 +129,15 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """An answer that is written as it is, piece by piece; `filename` makes it a download."""
+    """An answer that is written as it is, piece by piece; `filename` makes it a download.
+
+    `is_live`: pieces take their time, and each leaves at once.
+    """
 
     pieces: Iterable[bytes]
     content_type: str
     filename: str = ""
+    is_live: bool = False
 
 
 class WorkerHandler(web.RequestHandler):
@@ -228,20 +233,26 @@ class RoutesHandler(WorkerHandler):
             self.set_header("Content-Security-Policy", "sandbox")
             self.set_header("Content-Disposition", f"attachment; filename*=UTF-8''{quote(found.filename, safe='')}")
         pieces = iter(found.pieces)
-        while piece := await asyncio.to_thread(_together, pieces):
-            self.write(piece)
-            await self.flush()
+        try:
+            while piece := await asyncio.to_thread(_together, pieces, 1 if found.is_live else PIECE_BYTES):
+                self.write(piece)
+                await self.flush()
+        except StreamClosedError:
+            pass  # whoever asked has gone
+        finally:
+            if isinstance(pieces, Generator):  # what it holds, a sandbox perhaps, is not left to chance
+                await asyncio.to_thread(pieces.close)
 
     get = post = put = patch = delete = _answer  # pyright: ignore[reportAssignmentType]
 
 
-def _together(pieces: Iterator[bytes]) -> bytes:
-    """The next pieces, of about PIECE_BYTES together."""
+def _together(pieces: Iterator[bytes], most: int) -> bytes:
+    """The next pieces, of about so many bytes together."""
     taken, size = [], 0
     for piece in pieces:
         taken.append(piece)
         size += len(piece)
-        if size >= PIECE_BYTES:
+        if size >= most:
             break
     return b"".join(taken)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 
-from fleet_rlm_jupyter.domain.errors import ErrorText, FleetError
+from fleet_rlm_jupyter.domain.errors import BadRequest, ErrorText, FleetError
 from fleet_rlm_jupyter.domain.ports import Interpreter, Role, Workspace
 from fleet_rlm_jupyter.domain.question import Phase
 from fleet_rlm_jupyter.domain.session import new_id
@@ -50,8 +50,10 @@ class SmokeFailed(FleetError):
 def smoke(house: House, repo_url: str | None = None, repo_ref: str | None = None) -> Iterator[Phase]:
     """Run the phases and tell of each as it ends. After a failure only the clean-up of what was made still runs.
 
-    With `repo_url` its files at `repo_ref` are fetched, and looked for in the sandbox.
+    With `repo_url` its files at `repo_ref` are fetched, and looked for in the sandbox. Raises BadRequest at once.
     """
+    if repo_ref is not None and repo_url is None:
+        raise BadRequest("repo_ref is given without repo_url", "name the repository, too")
     return _Smoke(house, repo_url, repo_ref or "").phases()
 
 

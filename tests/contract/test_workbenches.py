@@ -432,6 +432,32 @@ def test_checks_say_what_works(bench):
     assert {check.name for check in bench.check()} >= {"model", "sandbox", "store"}
 
 
+def test_a_smoke_test_tells_each_phase_as_it_ends(bench, worker, monkeypatch):
+    is_deleted = threading.Event()
+    monkeypatch.setattr(worker.bench.sandboxes(), "is_gone", lambda sandbox_id, seconds: is_deleted.wait(30))
+    phases = bench.smoke()
+    assert [next(phases).name for _ in range(5)] == ["config", "create", "state", "callback", "volume"]
+    is_deleted.set()
+    (last,) = phases
+    assert (last.name, last.status) == ("clean-up", "passed")
+    with pytest.raises(BadRequest, match="without repo_url"):
+        next(iter(bench.smoke(repo_ref="main")))
+
+
+def test_a_smoke_test_that_nobody_reads_any_more_leaves_no_sandbox(bench, worker):
+    phases = bench.smoke()
+    assert [next(phases).name for _ in range(2)] == ["config", "create"]
+    phases.close()
+    wait_until(lambda: worker.bench.sandboxes().live == 0)
+
+
+def test_a_phase_that_fails_says_why_and_what_to_do(bench):
+    phases = {phase.name: phase for phase in bench.smoke("https://127.0.0.1:1/none")}
+    assert phases["clone"].status == "failed"
+    assert phases["clone"].error.hint
+    assert phases["create"].status == "skipped"
+
+
 def test_a_server_that_is_not_there_is_told_so(monkeypatch):
     monkeypatch.setattr("fleet_rlm_jupyter.connection.LONGEST_PAUSE", 0.1)
     nobody = RemoteWorkbench("http://127.0.0.1:9/base/")

@@ -501,6 +501,8 @@ def test_sandboxes_of_this_kernel_are_listed_and_stopped(kernel):
     again = run(client, f"%fleet sandboxes stop {sandbox_id}")[0]
     assert "there is no sandbox" in again["evalue"]
     assert text_of(run(client, "%fleet sandboxes prune")).startswith("0 sandboxes")
+    assert "it takes --repo, --ref, --on" in text_of(run(client, "%fleet smoke everything"))
+    assert "without repo_url" in text_of(run(client, "%fleet smoke --ref main"))
     assert "stopped by its user" in run(client, "%%fleet_sandbox\nkept")[0]["evalue"]
     assert "False" in text_of(run(client, "%%fleet_sandbox\n'kept' in globals()"))
 

@@ -95,6 +95,19 @@ def test_a_program_by_its_name_goes_where_questions_go(kernel):
     assert "on the server" in shown(outputs)
 
 
+def test_a_smoke_test_is_made_where_questions_go_or_where_it_is_asked_for(served, kernel):
+    for words, where in (("", f"on the server at {served.url}:"), (" --on kernel", "in this kernel, as asked for:")):
+        lines = text_of(kernel.run(f"%fleet smoke{words}")).splitlines()
+        assert lines[0] == where
+        assert [line.split()[:2] for line in lines[1:]] == [
+            ["✓", name] for name in ("config", "create", "state", "callback", "volume", "clean-up")
+        ]
+    *lines, error = kernel.run("%fleet smoke --repo https://127.0.0.1:1/none --ref main")
+    assert "✗ clone" in text_of(lines)
+    assert error["traceback"][0] == "error: the phase clone failed"
+    assert error["traceback"][1].startswith("next:  ")
+
+
 def test_status_and_doctor_describe_the_place_where_runs_happen(served, kernel):
     """The server's model is recipes; this kernel's own settings name another, which no question goes to."""
     kernel.run("import os; os.environ['FLEET_API_BASE'] = 'http://127.0.0.1:9/v1'")
