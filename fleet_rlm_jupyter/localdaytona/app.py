@@ -58,10 +58,14 @@ class ControlPlane:
         add("POST", "/api/sandbox/{id}/start", self._start)
         add("POST", "/api/sandbox/{id}/stop", self._stop)
         add("POST", "/api/sandbox/{id}/archive", self._archive)
+        add("POST", "/api/sandbox/{id}/resize", self._resize)
+        add("POST", "/api/sandbox/{id}/recover", self._recover)
         add("POST", "/api/sandbox/{id}/fork", self._fork)
         add("POST", "/api/sandbox/{id}/public/{flag}", self._public)
         add("GET", "/api/sandbox/{id}/ports/{port}/preview-url", self._preview_url)
         add("GET", "/api/snapshots", self._snapshots)
+        add("POST", "/api/snapshots", self._no_snapshots)
+        add("POST", "/api/sandbox/{id}/snapshot", self._no_snapshots)
         add("GET", "/api/snapshots/{id:.*}", self._snapshot)
         add("PUT", "/api/sandbox/{id}/labels", self._labels)
         for name, lowest in (("autostop", 0), ("autodelete", -1), ("autoarchive", 0), ("ttl", 0)):
@@ -170,6 +174,15 @@ class ControlPlane:
         await asyncio.shield(self._sandboxes.archive(sandbox))
         return self._show(sandbox)
 
+    async def _resize(self, request: web.Request) -> web.Response:
+        sandbox = self._find(request)
+        await self._sandboxes.resize(sandbox, parse_object(await request.read()))
+        return self._show(sandbox)
+
+    async def _recover(self, request: web.Request) -> web.Response:
+        state = self._find(request).state
+        raise ApiError(400, "BAD_REQUEST", f"Sandbox is not in a recoverable error state: its state is {state}")
+
     async def _public(self, request: web.Request) -> web.Response:
         sandbox = self._find(request)
         sandbox.is_public = request.match_info["flag"].lower() == "true"
@@ -192,6 +205,9 @@ class ControlPlane:
         if request.match_info["id"] not in (snapshot["id"], snapshot["name"]):
             raise ApiError(404, "NOT_FOUND", f"Snapshot {request.match_info['id']} not found: here is only 'local'")
         return web.json_response(snapshot)
+
+    async def _no_snapshots(self, request: web.Request) -> web.Response:
+        raise ApiError(501, "NOT_IMPLEMENTED", "the local server makes no snapshots: sandboxes are this machine's Python")
 
     async def _labels(self, request: web.Request) -> web.Response:
         sandbox = self._find(request)

@@ -20,6 +20,7 @@ from fleet_rlm_jupyter.localdaytona.wire import ApiError, timestamp
 
 DEFAULT_AUTO_STOP_MINUTES = 15
 _RESERVED = ("/", "/proc", "/dev", "/etc", "/usr", "/bin", "/sbin", "/lib", "/lib64", "/tmp", "/home", "/opt")
+_SIZES = ("cpu", "memory", "disk")
 _ON_THE_WAY = ("creating", "starting", "restoring")
 _NOT_LISTED = ("env", "kvm", "volumes")  # by Daytona either
 _READ_ONLY = tuple(f"{path}/" for path in ("/proc", "/dev", "/etc", "/usr", "/bin", "/sbin", "/lib", "/lib64"))
@@ -162,6 +163,21 @@ class LocalSandboxes:
             sandbox.restore_seconds = restore_seconds
             await self._change(sandbox, "archiving")
             await self._change(sandbox, "archived")
+
+    async def resize(self, sandbox: LocalSandbox, body: dict[str, object]) -> None:
+        """Its sizes from the next start on. They are limits of its processes: those that run keep theirs."""
+        sizes = {name: number(body, name, 1, lowest=1) for name in _SIZES if body.get(name) is not None}
+        if not sizes:
+            raise ApiError(400, "BAD_REQUEST", f"one of {', '.join(_SIZES)} must be given")
+        async with sandbox.lock:
+            self._must_exist(sandbox)
+            if sandbox.state == "started":
+                raise ApiError(501, "NOT_IMPLEMENTED", "the local server resizes no running sandbox: stop it first")
+            if sandbox.state != "stopped":
+                raise ApiError(400, "BAD_REQUEST", f"Sandbox is not stopped: its state is {sandbox.state}")
+            if "disk" in sizes and sizes["disk"] < number(sandbox.wanted, "disk", 0):
+                raise ApiError(400, "BAD_REQUEST", "Sandbox disk size cannot be decreased")
+            sandbox.wanted = {**sandbox.wanted, **sizes}
 
     async def kill(self, sandbox: LocalSandbox) -> None:
         """End its processes as if the kernel had; `on_exit` then hears of it."""

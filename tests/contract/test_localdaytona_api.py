@@ -23,6 +23,8 @@ from daytona import (
     CreateSandboxFromSnapshotParams,
     CreateSnapshotParams,
     Daytona,
+    Image,
+    Resources,
     SessionExecuteRequest,
 )
 from daytona.common.errors import (
@@ -225,6 +227,7 @@ def test_what_is_not_offered_answers_501_with_the_reason(sandbox: Any) -> None:
         lambda: sandbox.create_lsp_server("python", "x").start(),
         lambda: sandbox.computer_use.start(),
         lambda: sandbox.create_ssh_access(),
+        lambda: sandbox.create_snapshot("x"),
     ):
         with pytest.raises(DaytonaError) as caught:
             attempt()
@@ -243,6 +246,31 @@ def test_an_archived_sandbox_keeps_its_files_and_can_be_started(client: Daytona)
     sandbox.start(SECONDS)
     assert sandbox.fs.download_file("note", 5) == b"kept"
     sandbox.delete(SECONDS)
+
+
+def test_a_stopped_sandbox_is_resized_from_its_next_start_on(client: Daytona) -> None:
+    sandbox = client.create(timeout=SECONDS)
+    with pytest.raises(DaytonaError, match="stop it first") as caught:
+        sandbox.resize(Resources(memory=1))
+    assert caught.value.status_code == 501
+    sandbox.stop(SECONDS)
+    for wrong in (Resources(), Resources(memory=0)):
+        with pytest.raises((DaytonaError, ValueError)):
+            sandbox.resize(wrong)
+    sandbox.resize(Resources(cpu=2, memory=1, disk=3))
+    assert (sandbox.cpu, sandbox.memory, sandbox.disk) == (2, 1, 3)
+    with pytest.raises(DaytonaValidationError, match="cannot be decreased"):
+        sandbox.resize(Resources(disk=2))
+    sandbox.start(SECONDS)
+    took = sandbox.process.exec("python3 -c 'bytearray(1500 << 20)'", timeout=SECONDS)
+    assert "MemoryError" in took.result
+    sandbox.delete(SECONDS)
+
+
+def test_only_what_failed_in_a_way_that_can_be_mended_is_recovered_and_that_is_nothing_here(sandbox: Any) -> None:
+    assert not sandbox.recoverable
+    with pytest.raises(DaytonaValidationError, match="not in a recoverable error state"):
+        sandbox.recover(SECONDS)
 
 
 SERVE = "python3 -u -c \"import http.server as h; h.test(h.SimpleHTTPRequestHandler, port=8123, bind='127.0.0.1')\""
@@ -280,7 +308,8 @@ def test_there_is_one_snapshot_and_its_name_is_that_of_every_sandbox(client: Day
     with pytest.raises(DaytonaNotFoundError):
         client.snapshot.get("absent")
     with pytest.raises(DaytonaError) as caught:
-        client.snapshot.create(CreateSnapshotParams(name="x", image="python:3.12"))
+        client.snapshot.create(CreateSnapshotParams(name="x", image=Image.base("python:3.12")))
+    assert "makes no snapshots" in str(caught.value)
     assert caught.value.status_code == 501
 
 
