@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -13,13 +13,19 @@ import fleet_rlm_jupyter as fleet
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout, nothing else.")
 
-_LOCAL = ": without DAYTONA_API_KEY they end with the process that has them; in a notebook see %fleet sandboxes"
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def _size_options(command: _Command) -> _Command:
+    for name, what in (("disk", "GB of disk"), ("memory", "GB of memory"), ("cpu", "Cores")):
+        command = click.option(f"--{name}", type=click.IntRange(min=1), metavar="N", help=f"{what}.")(command)
+    return command
 
 
 @click.group(invoke_without_command=True)
 @click.pass_context
 def sandboxes(context: click.Context) -> None:
-    """Sandboxes of yours at Daytona: list, stop, prune. Local ones end with the process that has them."""
+    """Sandboxes of yours at Daytona, and what they are made of there. Local ones end with the process that has them."""
     if context.invoked_subcommand is None:
         context.invoke(list_sandboxes, as_json=False)
 
@@ -51,6 +57,78 @@ def stop_sandbox(sandbox_id: str, as_json: bool) -> None:
     with _bench() as bench:
         bench.live_sandboxes.stop(sandbox_id)
     click.echo(json.dumps({"stopped": sandbox_id}) if as_json else f"{sandbox_id} is stopped")
+
+
+@sandboxes.command("archive")
+@click.argument("sandbox_id")
+@_json_option
+def archive_sandbox(sandbox_id: str, as_json: bool) -> None:
+    """Stop a session's sandbox and put it away: its files stay, and the session's next turn restores it."""
+    with _bench() as bench:
+        bench.live_sandboxes.archive(sandbox_id)
+    click.echo(json.dumps({"archived": sandbox_id}) if as_json else f"{sandbox_id} is archived")
+
+
+@sandboxes.command("start")
+@click.argument("sandbox_id")
+@_json_option
+def start_sandbox(sandbox_id: str, as_json: bool) -> None:
+    """Start one that is stopped or archived, or recover it from an error; it stops again when it is idle."""
+    with _bench() as bench:
+        bench.live_sandboxes.start(sandbox_id)
+    click.echo(json.dumps({"started": sandbox_id}) if as_json else f"{sandbox_id} is started")
+
+
+@sandboxes.command("resize")
+@click.argument("sandbox_id")
+@_size_options
+@_json_option
+def resize_sandbox(sandbox_id: str, cpu: int | None, memory: int | None, disk: int | None, as_json: bool) -> None:
+    """Stop a session's sandbox and give it another size; the session's next turn starts it. Disks only grow."""
+    with _bench() as bench:
+        bench.live_sandboxes.resize(sandbox_id, cpu, memory, disk)
+    click.echo(json.dumps({"resized": sandbox_id}) if as_json else f"{sandbox_id} is resized, and stopped")
+
+
+@sandboxes.command("snapshots")
+@_json_option
+def list_snapshots(as_json: bool) -> None:
+    """List what sandboxes can be made of at Daytona (sandbox.snapshot)."""
+    with _bench() as bench:
+        found = bench.snapshots.list()
+    if as_json:
+        click.echo(json.dumps({"snapshots": [one.model_dump(mode="json") for one in found]}))
+        return
+    for one in found:
+        click.echo(fleet.terminal.clean(fleet.domain.lines.snapshot_line(one)))
+
+
+@sandboxes.command("build")
+@click.argument("name")
+@click.option("--image", metavar="IMAGE", help="What it begins with; python:3.12-slim where left out.")
+@click.option("--package", "packages", metavar="NAME", multiple=True, help="For pip; else numpy, pandas, pyarrow.")
+@_size_options
+@_json_option
+def build_snapshot(
+    name: str, image: str | None, packages: tuple[str, ...], cpu: int | None, memory: int | None, disk: int | None,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Build a snapshot for sandboxes at Daytona, which takes minutes; its log goes to stderr."""
+    given: dict[str, Any] = {"size": fleet.domain.shown.Size(cpu, memory, disk)}
+    given |= {"image": image} if image else {}
+    given |= {"packages": packages} if packages else {}
+
+    def tell(text: str) -> None:
+        for line in text.splitlines():
+            click.echo(fleet.terminal.clean(line), err=True)
+
+    with _bench() as bench:
+        built = bench.snapshots.build(name, **given, on_log=tell)
+    if as_json:
+        click.echo(built.model_dump_json())
+        return
+    click.echo(fleet.terminal.clean(fleet.domain.lines.snapshot_line(built)))
+    click.echo(f"have sandboxes made of it: set sandbox.snapshot={name}", err=True)
 
 
 @sandboxes.command("prune")

@@ -29,9 +29,25 @@ class RemoteSandboxes:
         return self._connection.get("/sandboxes", _LiveSandboxes).sandboxes
 
     def stop(self, sandbox_id: str) -> None:
-        if not sandbox_id.strip("."):  # no part of a URL can be empty or dots
-            raise NoSuchSandbox(f"there is no sandbox {sandbox_id!r} of yours", "list them: fleet sandboxes")
-        self._connection.ask("DELETE", f"/sandboxes/{quote(sandbox_id, safe='')}", type(None), is_safe=False)
+        self._connection.ask("DELETE", _path(sandbox_id), type(None), is_safe=False)
+
+    def archive(self, sandbox_id: str) -> None:
+        self._connection.ask("POST", f"{_path(sandbox_id)}/archive", type(None), is_safe=True)
+
+    def resize(
+        self, sandbox_id: str, cpu: int | None = None, memory_gb: int | None = None, disk_gb: int | None = None
+    ) -> None:
+        body = {"cpu": cpu, "memory_gb": memory_gb, "disk_gb": disk_gb}
+        self._connection.ask("POST", f"{_path(sandbox_id)}/resize", type(None), body, is_safe=True)
+
+    def start(self, sandbox_id: str) -> None:
+        self._connection.ask("POST", f"{_path(sandbox_id)}/start", type(None), is_safe=True)
 
     def prune(self) -> int:
         return self._connection.ask("POST", "/sandboxes/prune", _Deleted, is_safe=True).sandboxes
+
+
+def _path(sandbox_id: str) -> str:
+    if not sandbox_id.strip("."):  # no part of a URL can be empty or dots
+        raise NoSuchSandbox(f"there is no sandbox {sandbox_id!r} of yours", "list them: fleet sandboxes")
+    return f"/sandboxes/{quote(sandbox_id, safe='')}"

@@ -17,7 +17,7 @@ from typing import Any
 import dspy
 from dspy import lm15
 
-from fleet_rlm_jupyter.domain.errors import NoSuchSandbox
+from fleet_rlm_jupyter.domain.errors import BadRequest, NoSuchSandbox
 from fleet_rlm_jupyter.domain.events import Limits, SandboxChanged, SandboxState
 from fleet_rlm_jupyter.domain.ports import (
     Allocation,
@@ -30,7 +30,7 @@ from fleet_rlm_jupyter.domain.ports import (
     Role,
     Sandboxes,
 )
-from fleet_rlm_jupyter.domain.shown import LiveSandbox
+from fleet_rlm_jupyter.domain.shown import LiveSandbox, Size
 from fleet_rlm_jupyter.engine.models import ANSWER, Models
 from fleet_rlm_jupyter.sandbox import volume_tool
 from fleet_rlm_jupyter.sandbox.files import VolumeFiles
@@ -194,6 +194,15 @@ class UnisolatedSandboxes:
     def stop(self, sandbox_id: str) -> None:
         self._one(sandbox_id)[1].shutdown()
 
+    def archive(self, sandbox_id: str) -> None:
+        self._refuse(sandbox_id, "archived")
+
+    def resize(self, sandbox_id: str, size: Size) -> None:
+        self._refuse(sandbox_id, "resized")
+
+    def start(self, sandbox_id: str) -> None:
+        self._one(sandbox_id)  # it runs as long as it is there
+
     def end_session(self, session_id: str) -> bool:
         kept = [shown.id for shown in self.list() if shown.session == session_id]
         for sandbox_id in kept:
@@ -224,6 +233,10 @@ class UnisolatedSandboxes:
     def ended(self, sandbox_id: str) -> None:
         with self._lock:
             self._live.pop(sandbox_id, None)
+
+    def _refuse(self, sandbox_id: str, done: str) -> None:
+        self._one(sandbox_id)
+        raise BadRequest(f"a plain subprocess cannot be {done}", "it ends with its run")
 
     def _one(self, sandbox_id: str) -> tuple[LiveSandbox, Interpreter]:
         with self._lock:

@@ -35,6 +35,7 @@ from fleet_rlm_jupyter.engine.staging import refuse_too_much, stage
 from fleet_rlm_jupyter.engine.trace import Watcher
 from fleet_rlm_jupyter.optimize.evaluate import Evaluation, Subject
 from fleet_rlm_jupyter.optimize.gepa import Optimization
+from fleet_rlm_jupyter.sandbox.snapshots import Snapshots
 from fleet_rlm_jupyter.settings import Loaded, Settings, load
 from fleet_rlm_jupyter.store.journal import FullValue
 from fleet_rlm_jupyter.verbs.cells import Cells
@@ -83,6 +84,7 @@ class Workbench:
         self.live_sandboxes = LiveSandboxes(self._house, owner)
         self.programs = Programs(self._house, owner)
         self.datasets = Datasets(self._house, owner)
+        self.snapshots = Snapshots(lambda: self._house.settings)
         self.settings_view = SettingsView(self._house)
         self._starter = Starter(self._house, owner)
 

@@ -16,7 +16,7 @@ from fleet_rlm_jupyter.domain.events import (
     SandboxChanged,
     ScoreReported,
 )
-from fleet_rlm_jupyter.domain.shown import LiveSandbox
+from fleet_rlm_jupyter.domain.shown import LiveSandbox, Snapshot
 
 
 def progress_line(event: Event) -> str | None:
@@ -75,3 +75,10 @@ def sandbox_line(sandbox: LiveSandbox) -> str:
     since = time.strftime("%Y-%m-%d %H:%M", time.localtime(sandbox.created))
     depth = f" (depth {sandbox.depth})" if sandbox.depth > 1 else ""
     return f"{sandbox.id}  {since}  {sandbox.state:<9} {sandbox.role}{depth} of {sandbox.session}, {sandbox.run}"
+
+
+def snapshot_line(snapshot: Snapshot) -> str:
+    """What sandboxes can be made of: name, state, size, and why it could not be built."""
+    size = f"{snapshot.cpu:g} CPU, {snapshot.memory_gb:g} GB, disk {snapshot.disk_gb:g} GB"
+    why = f": {snapshot.error}" if snapshot.error else ""
+    return f"{snapshot.name:<28}{snapshot.state:<14}{size}{why}"

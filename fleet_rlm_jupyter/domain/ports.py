@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from fleet_rlm_jupyter.domain.events import ArtifactWritten, SandboxChanged
-from fleet_rlm_jupyter.domain.shown import LiveSandbox
+from fleet_rlm_jupyter.domain.shown import LiveSandbox, Size
 from fleet_rlm_jupyter.domain.staging import Staging
 
 OnOutput = Callable[[Literal["stdout", "stderr"], str], None]
@@ -161,6 +161,25 @@ class Sandboxes(Protocol):
     def get(self, sandbox_id: str) -> LiveSandbox: ...  # raises NoSuchSandbox, SandboxUnavailable
     def stop(self, sandbox_id: str) -> None:
         """End it for good; a cell in it ends with SandboxLost. Raises NoSuchSandbox, SandboxUnavailable."""
+        ...
+
+    def archive(self, sandbox_id: str) -> None:
+        """Stop one that its session keeps and put it away: its files stay, and its session's next turn restores it.
+
+        Like `resize` for whoever saw that nobody works in it. Both raise BadRequest for one that ends with its run, and
+        NoSuchSandbox, SandboxUnavailable.
+        """
+        ...
+
+    def resize(self, sandbox_id: str, size: Size) -> None:
+        """Stop one that its session keeps and give it another size; its session's next turn starts it."""
+        ...
+
+    def start(self, sandbox_id: str) -> None:
+        """Have it running that was stopped, archived or failed in a way that the service mends.
+
+        Raises SandboxLost if it cannot be, NoSuchSandbox, SandboxUnavailable.
+        """
         ...
 
     def end_session(self, session_id: str) -> bool:

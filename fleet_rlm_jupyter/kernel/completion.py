@@ -58,7 +58,7 @@ def _of_line_magic(words: list[str]) -> Iterable[tuple[str, str]]:
     if words == ["replay"]:
         return [*((handle.run_id, "run") for handle in reversed(_notebook().handles)), ("--speed", "option")]
     if words == ["sandboxes"]:
-        return [(name, "magic") for name in ("list", "stop", "prune")]
+        return [(name, "magic") for name in ("list", "stop", "archive", "start", "resize", "prune")]
     if words[0] == "smoke":
         chosen = [choice for option in SMOKE_OPTIONS if words[-1] in option.names for choice in option.choices]
         return [(name, "value") for name in chosen] or [

@@ -207,7 +207,7 @@ class ControlPlane:
         return web.json_response(snapshot)
 
     async def _no_snapshots(self, request: web.Request) -> web.Response:
-        raise ApiError(501, "NOT_IMPLEMENTED", "the local server makes no snapshots: sandboxes are this machine's Python")
+        raise ApiError(501, "NOT_IMPLEMENTED", "the local server makes no snapshots: it has this machine's Python")
 
     async def _labels(self, request: web.Request) -> web.Response:
         sandbox = self._find(request)

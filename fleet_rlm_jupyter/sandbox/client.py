@@ -129,14 +129,14 @@ class DaytonaClient:
             self._closing.set()
             return not was
 
-    def close(self, last: Coroutine[Any, Any, None]) -> None:
+    def close(self, last: Coroutine[Any, Any, None] | None = None) -> None:
         """End the server with its sandboxes, or await `last`, which ends ours at Daytona; then end the loop."""
         if self._server is not None:
             self._server.stop()
-        if self.made is not None and self.is_remote:
+        if last is not None and self.made is not None and self.is_remote:
             with contextlib.suppress(SandboxUnavailable):
                 self.call(last, CALL_SECONDS)
-        else:
+        elif last is not None:
             last.close()
         self._loop.stop(_wound_up(self.made))
 

@@ -17,7 +17,7 @@ from fleet_rlm_jupyter.domain.ports import (
     PullableInterpreter,
     Role,
 )
-from fleet_rlm_jupyter.domain.shown import LiveSandbox
+from fleet_rlm_jupyter.domain.shown import LiveSandbox, Size
 from fleet_rlm_jupyter.sandbox.browse import Browse
 from fleet_rlm_jupyter.sandbox.children import Children
 from fleet_rlm_jupyter.sandbox.client import DaytonaClient
@@ -94,6 +94,15 @@ class DaytonaSandboxes:
 
     def stop(self, sandbox_id: str) -> None:
         self._roll.stop(sandbox_id)
+
+    def archive(self, sandbox_id: str) -> None:
+        self._roll.archive(sandbox_id)
+
+    def resize(self, sandbox_id: str, size: Size) -> None:
+        self._roll.resize(sandbox_id, size)
+
+    def start(self, sandbox_id: str) -> None:
+        self._roll.start(sandbox_id)
 
     def end_session(self, session_id: str) -> bool:
         return self._sessions.end(session_id)

@@ -1,4 +1,4 @@
-"""Every sandbox of ours that there is: listed, looked at, ended on request, and the leavings of others swept."""
+"""Every sandbox of ours that there is: listed, put away or ended on request, and the leavings of others swept."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import re
 from datetime import datetime
 from typing import Any
 
-from fleet_rlm_jupyter.domain.errors import NoSuchSandbox, SandboxLost
-from fleet_rlm_jupyter.domain.shown import LiveSandbox
+from fleet_rlm_jupyter.domain.errors import BadRequest, NoSuchSandbox, SandboxLost
+from fleet_rlm_jupyter.domain.shown import LiveSandbox, Size
 from fleet_rlm_jupyter.sandbox.client import CALL_SECONDS, DaytonaClient
 from fleet_rlm_jupyter.sandbox.creation import Creation
-from fleet_rlm_jupyter.sandbox.labels import APP
+from fleet_rlm_jupyter.sandbox.labels import APP, KEPT_ROLE
 from fleet_rlm_jupyter.sandbox.pool import Pool
 from fleet_rlm_jupyter.sandbox.retries import all_of, retried
 from fleet_rlm_jupyter.sandbox.service_errors import sdk
+from fleet_rlm_jupyter.sandbox.states import START_SECONDS, started, state_of, stopped
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}\Z")
 _ENDED = ("destroyed", "destroying")
@@ -49,6 +50,30 @@ class Roll:
         self._pool.lose(sandbox_id, "it was stopped by its user")
         self._creation.end(sandbox)
 
+    def archive(self, sandbox_id: str) -> None:
+        """See `domain.ports.Sandboxes`."""
+        sandbox = self._kept(sandbox_id, "archived")
+        if state_of(sandbox) != "archived":
+            self._stop(sandbox, "it was archived")
+            self._client.call(retried(lambda: sandbox.archive(request_timeout=CALL_SECONDS)), CALL_SECONDS)
+
+    def resize(self, sandbox_id: str, size: Size) -> None:
+        """The same."""
+        sizes = {"cpu": size.cpu, "memory": size.memory_gb, "disk": size.disk_gb}
+        given = {name: wanted for name, wanted in sizes.items() if wanted is not None}
+        if not given or min(given.values()) < 1:
+            raise BadRequest("no size is given, or one below 1", "give cpu, memory_gb or disk_gb as a whole number")
+        sandbox = self._kept(sandbox_id, "resized")
+        if given.get("disk", sandbox.disk) < sandbox.disk:
+            raise BadRequest(f"its disk has {sandbox.disk:g} GB and can only grow", "give more, or leave the disk out")
+        self._stop(sandbox, "it was resized")  # a running one takes but some sizes, and a local one none
+        work = sandbox.resize(sdk().Resources(**given), timeout=START_SECONDS)
+        self._client.call(work, START_SECONDS + CALL_SECONDS)
+
+    def start(self, sandbox_id: str) -> None:
+        """The same."""
+        started(self._client, self._found(sandbox_id))
+
     def prune(self) -> int:
         """Sweep now; how many of those that were left behind are surely gone. Raises SandboxUnavailable."""
         return self._creation.sweep_now() if self._client.is_there else 0
@@ -67,6 +92,17 @@ class Roll:
             raise none
         return sandbox
 
+    def _kept(self, sandbox_id: str, done: str) -> Any:
+        sandbox = self._found(sandbox_id)
+        if sandbox.labels.get("role") != KEPT_ROLE:  # the service deletes such a one when it stops
+            text = f"sandbox {sandbox_id} ends with its run and cannot be {done}"
+            raise BadRequest(text, "name one that a session keeps: its role is session")
+        return sandbox
+
+    def _stop(self, sandbox: Any, why: str) -> None:
+        self._pool.lose(sandbox.id, why)  # a REPL of the user's own may be in it
+        stopped(self._client, sandbox)
+
     def _is_live(self, sandbox: LiveSandbox) -> bool:
         return sandbox.state not in _ENDED and not self._creation.has_ended(sandbox.id)
 
@@ -75,7 +111,7 @@ def _shown(sandbox: Any) -> LiveSandbox:
     labels, depth = sandbox.labels, sandbox.labels.get("depth", "")
     return LiveSandbox(
         id=sandbox.id,
-        state=str(getattr(sandbox.state, "value", sandbox.state)).lower(),
+        state=state_of(sandbox),
         session=labels.get("session", ""),
         run=labels.get("run", ""),
         role=labels.get("role", ""),

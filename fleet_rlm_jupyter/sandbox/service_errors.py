@@ -32,6 +32,9 @@ def translated(err: BaseException) -> FleetError:
         return BadSettings("Daytona refused the key", "check DAYTONA_API_KEY and DAYTONA_API_URL")
     if isinstance(err, known.DaytonaForbiddenError):
         return BadSettings("the Daytona key lacks a permission", "give it sandbox create, write and delete")
+    if getattr(err, "status_code", None) == 501:
+        hint = "set DAYTONA_API_KEY and DAYTONA_API_URL to use Daytona"
+        return SandboxUnavailable(f"this sandbox service does not offer that: {text}", hint)
     if "No space left" in text:
         return SandboxError("the sandbox's disk is full", "pass a smaller context, or free space where sandboxes live")
     if _REGION.search(text):
@@ -59,7 +62,8 @@ def translated(err: BaseException) -> FleetError:
 def pause_before_retry(err: Any, attempt: int) -> float | None:
     """Seconds to wait before attempt `attempt` + 1, or None if trying again would not help."""
     known = sdk()
-    is_down = err.status_code is not None and err.status_code >= 500 and "No space left" not in str(err)
+    is_down = err.status_code is not None and err.status_code >= 500 and not is_refusal(err)
+    is_down = is_down and "No space left" not in str(err)
     if not (is_busy(err) or is_down or isinstance(err, known.DaytonaConnectionError)):
         return None
     asked = retry_after(err)
@@ -81,7 +85,7 @@ def has_begun(err: Any) -> bool:
         return isinstance(err, TimeoutError | OSError)
     if isinstance(err, known.DaytonaConnectionError | known.DaytonaTimeoutError):
         return True
-    return err.status_code is None or err.status_code >= 500
+    return err.status_code is None or (err.status_code >= 500 and not is_refusal(err))
 
 
 def is_refusal(err: Any) -> bool:

@@ -11,16 +11,14 @@ from fleet_rlm_jupyter.domain.errors import SandboxError, SandboxLost, SandboxUn
 from fleet_rlm_jupyter.domain.events import SandboxChanged, SandboxState
 from fleet_rlm_jupyter.domain.ports import Role
 from fleet_rlm_jupyter.sandbox.client import CALL_SECONDS, DaytonaClient
-from fleet_rlm_jupyter.sandbox.creation import CREATE_SECONDS, Creation
+from fleet_rlm_jupyter.sandbox.creation import Creation
 from fleet_rlm_jupyter.sandbox.labels import KEPT_ROLE, labels_of
 from fleet_rlm_jupyter.sandbox.machine import SandboxMachine
 from fleet_rlm_jupyter.sandbox.pool import Pool
 from fleet_rlm_jupyter.sandbox.retries import retried
 from fleet_rlm_jupyter.sandbox.specs import Mount, Spec
+from fleet_rlm_jupyter.sandbox.states import started
 from fleet_rlm_jupyter.sandbox.volumes import Volumes
-
-RESTORE_SECONDS = 600
-"""An archived sandbox comes back from cold storage."""
 
 
 @dataclass(slots=True)
@@ -147,7 +145,7 @@ class SessionSandboxes:
         """The sandbox, running, and what it had come to; a service that cannot be reached is told and lost nothing."""
         client = self._client.get()
         sandbox = self._client.call(retried(lambda: client.get(kept.sandbox_id)), CALL_SECONDS)
-        return sandbox, self._started(sandbox)
+        return sandbox, started(self._client, sandbox)
 
     def _connected(self, sandbox: Any) -> SandboxMachine:
         try:
@@ -188,29 +186,3 @@ class SessionSandboxes:
 
     def _labels(self, role: Role) -> dict[str, str]:
         return {**labels_of(self._creation.instance, role), "role": KEPT_ROLE}
-
-    def _started(self, sandbox: Any) -> str:
-        """Have it running; returns what it had come to meanwhile, empty if it was running all the time."""
-        state = _state(sandbox)
-        if state == "started":
-            return ""
-        if state in ("stopping", "archiving"):
-            self._client.call(sandbox.wait_for_sandbox_stop(timeout=CREATE_SECONDS), CREATE_SECONDS + CALL_SECONDS)
-            state = "stopped"
-        if state in ("stopped", "archived"):
-            seconds = RESTORE_SECONDS if state == "archived" else CREATE_SECONDS
-            self._client.call(sandbox.start(timeout=seconds), seconds + CALL_SECONDS)
-            return f"it was {state}"
-        if state in ("creating", "starting", "restoring", "resuming"):
-            seconds = RESTORE_SECONDS if state == "restoring" else CREATE_SECONDS
-            self._client.call(sandbox.wait_for_sandbox_start(timeout=seconds), seconds + CALL_SECONDS)
-            return f"it was {state}"
-        if state == "error" and sandbox.recoverable:
-            self._client.call(sandbox.recover(timeout=CREATE_SECONDS), CREATE_SECONDS + CALL_SECONDS)
-            return "it was recovered from an error"
-        why = f": {sandbox.error_reason}" if sandbox.error_reason else ""
-        raise SandboxLost(f"it is in the state {state}{why}", "ask again")
-
-
-def _state(sandbox: Any) -> str:
-    return str(getattr(sandbox.state, "value", sandbox.state)).lower()

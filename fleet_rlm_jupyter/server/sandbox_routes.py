@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fleet_rlm_jupyter.server.desk import Asked
-from fleet_rlm_jupyter.server.schema import Pruned, SandboxesList
+from fleet_rlm_jupyter.server.schema import Pruned, SandboxesList, SizeBody
 from fleet_rlm_jupyter.server.web import Endpoint
 
 
@@ -17,6 +17,21 @@ def stop_sandbox(asked: Asked, sandbox_id: str) -> None:
     asked.bench.live_sandboxes.stop(sandbox_id)
 
 
+def archive_sandbox(asked: Asked, sandbox_id: str) -> None:
+    """Stop one that a session keeps and put it away; its files stay. Refused while a run works in it."""
+    asked.bench.live_sandboxes.archive(sandbox_id)
+
+
+def resize_sandbox(asked: Asked, sandbox_id: str, body: SizeBody) -> None:
+    """Stop one that a session keeps and give it another size. Refused while a run works in it."""
+    asked.bench.live_sandboxes.resize(sandbox_id, body.cpu, body.memory_gb, body.disk_gb)
+
+
+def start_sandbox(asked: Asked, sandbox_id: str) -> None:
+    """Have one running that was stopped or archived, or recover it; it stops again when it is idle."""
+    asked.bench.live_sandboxes.start(sandbox_id)
+
+
 def prune_sandboxes(asked: Asked) -> Pruned:
     """Delete what processes that are gone left behind at Daytona, as happens every ten minutes."""
     return Pruned(sandboxes=asked.bench.live_sandboxes.prune())
@@ -25,5 +40,8 @@ def prune_sandboxes(asked: Asked) -> Pruned:
 ROUTES = (
     Endpoint("GET", "/sandboxes", list_sandboxes),
     Endpoint("POST", "/sandboxes/prune", prune_sandboxes),
+    Endpoint("POST", "/sandboxes/{sandbox_id}/archive", archive_sandbox, status=204),
+    Endpoint("POST", "/sandboxes/{sandbox_id}/resize", resize_sandbox, status=204),
+    Endpoint("POST", "/sandboxes/{sandbox_id}/start", start_sandbox, status=204),
     Endpoint("DELETE", "/sandboxes/{sandbox_id}", stop_sandbox, status=204),
 )

@@ -349,6 +349,14 @@ class SmokeBody(Wire):
     repo_ref: str | None = Field(default=None, max_length=300, description="its branch, tag or commit id")
 
 
+class SizeBody(Wire):
+    """What a sandbox is to have; what is left out stays."""
+
+    cpu: int | None = Field(default=None, ge=1, description="cores")
+    memory_gb: int | None = Field(default=None, ge=1)
+    disk_gb: int | None = Field(default=None, ge=1, description="can only grow")
+
+
 class Checks(Wire):
     """Everything looked at; `is_ready` when nothing is missing that a run needs."""
 

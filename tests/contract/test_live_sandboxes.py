@@ -14,8 +14,9 @@ from contract.localdaytona_server import KEY, Server, live_sandboxes, until
 from dspy.primitives.code_interpreter import CodeInterpreterError
 
 from fleet_rlm_jupyter import cli
-from fleet_rlm_jupyter.domain.errors import NoSuchSandbox, SandboxLost, SessionBusy
+from fleet_rlm_jupyter.domain.errors import BadRequest, NoSuchSandbox, SandboxLost, SessionBusy
 from fleet_rlm_jupyter.domain.ports import Role
+from fleet_rlm_jupyter.domain.shown import Size
 from fleet_rlm_jupyter.sandbox import local
 from fleet_rlm_jupyter.sandbox.daytona import DaytonaSandboxes
 from fleet_rlm_jupyter.settings import SandboxSettings, Settings, StoreSettings
@@ -70,6 +71,45 @@ def test_what_is_not_ours_is_not_stopped(opened, stranger, service: Server) -> N
         with pytest.raises(NoSuchSandbox):
             home.stop(guess)
     assert live_sandboxes(service) == [stranger.labels]
+
+
+def test_a_sessions_sandbox_is_archived_resized_and_started_again_with_its_files(opened, service: Server) -> None:
+    home = opened()
+    role = Role("s-1", "r-1", "rlm", 1, is_kept=True)
+    first = home.open(role)
+    first.execute("open('note', 'w').write('here')")
+    first.shutdown()
+    (one,) = home.list()
+
+    def there() -> Any:
+        return daytona.Daytona(service.config()).get(one.id)
+
+    home.archive(one.id)
+    home.archive(one.id)
+    assert there().state == "archived"
+    home.start(one.id)
+    assert there().state == "started"
+    home.resize(one.id, Size(memory_gb=1, disk_gb=3))
+    assert (there().state, there().memory, there().disk) == ("stopped", 1, 3)
+    with pytest.raises(BadRequest, match="can only grow"):
+        home.resize(one.id, Size(disk_gb=2))
+    with pytest.raises(BadRequest, match="no size is given"):
+        home.resize(one.id, Size())
+    told: list[Any] = []
+    again = home.open(role, on_fact=told.append)
+    assert again.execute("open('note').read()") == "here"
+    assert (told[0].state, told[0].reason) == ("resumed", "it was stopped")
+    assert "MemoryError" in again.execute("try: bytearray(1500 << 20)\nexcept MemoryError as err: print(repr(err))")
+
+
+def test_one_that_ends_with_its_run_is_not_put_away(opened, service: Server) -> None:
+    home = opened()
+    interpreter = home.open(ROLE)
+    interpreter.start()
+    for act in (lambda: home.archive(interpreter.sandbox_id), lambda: home.resize(interpreter.sandbox_id, Size(2))):
+        with pytest.raises(BadRequest, match="ends with its run"):
+            act()
+    assert interpreter.execute("6 * 7") == "42"
 
 
 def test_the_sandbox_that_a_dead_process_left_its_session_ends_with_the_session(opened, service: Server) -> None:
@@ -179,6 +219,18 @@ def test_the_command_line_lists_stops_and_prunes_those_of_ones_sessions(
     (shown,) = json.loads(fleet("list", "--json")[1])["sandboxes"]
     assert shown.keys() == {"id", "state", "session", "run", "role", "depth", "created"}
     assert fleet("stop", other.sandbox_id)[0] == 2
+    for words in (("archive",), ("resize", "--cpu", "2")):
+        code_, _, err = fleet(words[0], mine.sandbox_id, *words[1:])
+        assert (code_, "ends with its run" in err) == (2, True)
+    kept = home.open(Role(session_id, "r-3", "rlm", 1, is_kept=True))
+    kept.start()
+    kept.shutdown()
+    (kept_id,) = (one.id for one in home.list() if one.role == "session")
+    assert fleet("resize", kept_id, "--cpu", "2", "--disk", "5")[:2] == (0, f"{kept_id} is resized, and stopped\n")
+    assert json.loads(fleet("archive", kept_id, "--json")[1]) == {"archived": kept_id}
+    assert home.get(kept_id).state == "archived"
+    assert fleet("start", kept_id)[:2] == (0, f"{kept_id} is started\n")
+    assert fleet("stop", kept_id)[0] == 0
     assert fleet("stop", mine.sandbox_id)[0] == 0
     assert [one["session"] for one in live_sandboxes(service)] == ["s-other"]
     assert json.loads(fleet("prune", "--json")[1]) == {"pruned": 0}

@@ -247,7 +247,8 @@ def test_a_snapshot_that_will_not_do_is_refused_with_the_command_that_builds_it(
     line.faults.append(Fault("GET /api/snapshots/big", found, times=3))
     with pytest.raises(BadSettings, match=said) as caught:
         opened(snapshot="big", cpu=2, memory_gb=4, disk_gb=10).open(ROLE).start()
-    assert "daytona snapshot create big --image python:3.12-slim --cpu 2 --memory 4 --disk 10" in caught.value.hint
+    name = "big" if "no snapshot" in said else "big-2"
+    assert f"fleet sandboxes build {name} --cpu 2 --memory 4 --disk 10" in caught.value.hint
     assert line.count("POST /api/sandbox$") == 0
 
 

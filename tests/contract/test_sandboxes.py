@@ -609,6 +609,12 @@ def test_errors_of_the_line_become_ours_too(error: Exception) -> None:
     assert isinstance(translated(error), SandboxUnavailable)
 
 
+def test_what_a_service_does_not_offer_is_said_with_where_it_is_to_be_had() -> None:
+    ours = translated(daytona.DaytonaError("the local server makes no snapshots", status_code=501))
+    assert ours.text == "this sandbox service does not offer that: the local server makes no snapshots"
+    assert "DAYTONA_API_KEY" in ours.hint
+
+
 def test_a_full_disk_is_named() -> None:
     ours = translated(daytona.DaytonaError("write /x: No space left on device", status_code=500))
     assert "disk is full" in ours.text
@@ -626,6 +632,7 @@ def test_a_full_disk_is_named() -> None:
         (daytona.DaytonaBadGatewayError("x", 502), ...),
         (daytona.DaytonaConnectionError("x"), ...),
         (daytona.DaytonaBadRequestError("x", 400), None),
+        (daytona.DaytonaError("x", 501), None),
         (daytona.DaytonaNotFoundError("x", 404), None),
         (daytona.DaytonaAuthenticationError("x", 401), None),
         (daytona.DaytonaError("x"), None),

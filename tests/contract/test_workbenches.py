@@ -329,6 +329,15 @@ def test_a_sandbox_is_listed_and_stopped_and_the_run_in_it_fails(bench, worker):
     for who, guess in ((stranger, one.id), (bench, "plain-0"), (bench, ""), (bench, "../runs"), (bench, "..")):
         with pytest.raises(NoSuchSandbox):
             who.live_sandboxes.stop(guess)
+    for guess in ("plain-0", ".."):
+        for act in (bench.live_sandboxes.archive, bench.live_sandboxes.start):
+            with pytest.raises(NoSuchSandbox):
+                act(guess)
+    bench.live_sandboxes.start(one.id)  # it is
+    with pytest.raises(SessionBusy, match="works in it"):
+        bench.live_sandboxes.archive(one.id)
+    with pytest.raises(SessionBusy):
+        bench.live_sandboxes.resize(one.id, cpu=2)
     bench.live_sandboxes.stop(one.id)
     assert run.result(60).status == "failed"
     assert bench.live_sandboxes.list() == []

@@ -496,6 +496,14 @@ def test_sandboxes_of_this_kernel_are_listed_and_stopped(kernel):
     (line,) = [line for line in text_of(run(client, "%fleet sandboxes")).splitlines() if " session of s-" in line]
     sandbox_id = line.split()[0]
     assert " started " in line
+    text = text_of(run(client, f"%fleet sandboxes resize {sandbox_id} cpu=2 memory=1"))
+    assert text.startswith(f"{sandbox_id} is resized, and stopped")
+    assert "is archived; its session's next turn" in text_of(run(client, f"%fleet sandboxes archive {sandbox_id}"))
+    assert f"{sandbox_id} is started" in text_of(run(client, f"%fleet sandboxes start {sandbox_id}"))
+    for wrong, says in (("resize x 4", "'4' is no size"), ("melt x", "it is one of list, stop ID, archive ID")):
+        assert says in text_of(run(client, f"%fleet sandboxes {wrong}"))
+    assert "it was resized" in run(client, "%%fleet_sandbox\nkept")[0]["evalue"]
+    assert sandbox_id[:12] in text_of(run(client, "%%fleet_sandbox\nkept = 1"))
     assert f"{sandbox_id} is stopped" in text_of(run(client, f"%fleet sandboxes stop {sandbox_id}"))
     assert sandbox_id not in text_of(run(client, "%fleet sandboxes"))
     again = run(client, f"%fleet sandboxes stop {sandbox_id}")[0]
