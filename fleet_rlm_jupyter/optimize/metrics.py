@@ -74,7 +74,8 @@ class Metric:
         wanted, got = _last_number(expected), _last_number(found)
         if wanted is None or got is None:
             return 0.0
-        return float(abs(wanted - got) <= self._tolerance * max(1.0, abs(wanted)))
+        is_near = abs(wanted - got) <= self._tolerance * max(1.0, abs(wanted))
+        return float(wanted == got or (is_near and math.isfinite(wanted)))  # to infinity nothing is near
 
 
 def clamped(score: float) -> float:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import dspy
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from fleet_rlm_jupyter.domain.program import MetricName
 from fleet_rlm_jupyter.optimize.metrics import Metric, clamped
 
 
@@ -21,6 +26,7 @@ from fleet_rlm_jupyter.optimize.metrics import Metric, clamped
         ("coverage", "x", "", 0), ("coverage", "", "", 1), ("coverage", "", "x", 0), ("coverage", "a", "a b c d", 1),
         ("number", 42, "the answer is 42.", 1), ("number", "1,200.5", "1200.5", 1), ("number", 1000000, 1000000.5, 1),
         ("number", 3.14, "3.15", 0), ("number", 0, "-1e-9", 1), ("number", "many", "many", 0), ("number", 5, "five", 0),
+        ("number", "1e999", "5", 0), ("number", 5, "1e999", 0), ("number", "1e999", "1e999", 1),
         ("number", -2, "2", 0), ("number", 7, "from 3 to 7", 1),
     ],
 )  # fmt: skip
@@ -59,3 +65,21 @@ def test_a_metric_is_one_for_dspy_too_as_a_score_and_with_feedback():
     judged = metric(gold, dspy.Prediction(answer="3"), None, "self", None)
     assert (judged.score, judged.feedback) == (0.0, "answer should be '2' and is '3' (exact 0.00)")
     dspy.GEPA(metric=metric, max_metric_calls=1, reflection_lm=dspy.LM("openai/x"))
+
+
+VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.text())
+
+
+@given(
+    st.dictionaries(st.sampled_from(get_args(MetricName)), st.floats(1e-6, 1e6), min_size=1),
+    st.dictionaries(st.sampled_from("ab"), VALUES, min_size=1),
+    st.dictionaries(st.sampled_from("abc"), VALUES),
+    st.floats(0, 1),
+)
+def test_a_score_is_between_0_and_1_for_any_weights_and_answers(weights, expected, found, tolerance):
+    metric = Metric(weights, tolerance)
+    judged = metric.judge(expected, found)
+    assert 0 <= judged.score <= 1
+    assert judged.feedback
+    assert metric(expected, found) == metric(expected, found, None, "self").score == judged.score
+    assert Metric({"exact": 1}).judge(expected, expected).score == 1
