@@ -43,7 +43,7 @@ def list_runs(search: str, session_id: str | None, limit: int, as_json: bool) ->
         _print_json({"runs": [run.model_dump(mode="json") for run in found]})
         return
     rows = [(run.run_id, run.started_at, run.status or "running", run.question) for run in found]
-    _print_rows(rows, "nothing is kept that fits; ask with `fleet ask`")
+    print_rows(rows, "nothing is kept that fits; ask with `fleet ask`")
 
 
 @runs.command("show")
@@ -129,7 +129,7 @@ def list_sessions(search: str, is_archived: bool, limit: int, as_json: bool) -> 
         _print_json({"sessions": [session.model_dump(mode="json") for session in found]})
         return
     rows = [(one.session_id, one.updated_at, _turns(one.turns), one.title) for one in found]
-    _print_rows(rows, "no session is kept that fits")
+    print_rows(rows, "no session is kept that fits")
 
 
 @sessions.command("show")
@@ -219,7 +219,7 @@ def _print_json(value: Any) -> None:
     click.echo(json.dumps(value, ensure_ascii=False))
 
 
-def _print_rows(rows: list[tuple[str, float, str, str]], empty: str) -> None:
+def print_rows(rows: list[tuple[str, float, str, str]], empty: str) -> None:
     """One line each: id, when, how it is, and what it is about. `empty` is said where there is none."""
     for key, at, word, text in rows:
         click.echo(f"{key}  {time.strftime('%Y-%m-%d %H:%M', time.localtime(at))}  {word:<12}{_line(text)}")

@@ -12,8 +12,8 @@ import click
 
 import fleet_rlm_jupyter as fleet
 
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout, nothing else.")
-_split_option = click.option("--split", type=click.Choice(["train", "val", "test"]), help="Only rows of this split.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout, nothing else.")
+split_option = click.option("--split", type=click.Choice(["train", "val", "test"]), help="Only rows of this split.")
 
 
 @click.group()
@@ -22,23 +22,23 @@ def programs() -> None:
 
 
 @programs.command("list")
-@_json_option
+@json_option
 def list_programs(as_json: bool) -> None:
     """List the programs, each in the version that runs by its name."""
-    with _bench() as bench:
-        _show_programs(bench.programs.list(), as_json)
+    with opened_bench() as bench:
+        show_programs(bench.programs.list(), as_json)
 
 
 @programs.command("show")
 @click.argument("name")
-@_json_option
+@json_option
 def show_program(name: str, as_json: bool) -> None:
     """Show the versions of a program and their scores; of NAME@VERSION its state, as DSPy's JSON."""
-    with _bench() as bench:
+    with opened_bench() as bench:
         if "@" in name:
-            _print_json(bench.programs.definition(name).model_dump())
+            print_json(bench.programs.definition(name).model_dump())
         else:
-            _show_programs(bench.programs.versions(name), as_json)
+            show_programs(bench.programs.versions(name), as_json)
 
 
 @programs.command("save")
@@ -65,9 +65,9 @@ def save_program(name: str, signature: str, kind: str, instructions: str, state:
     if not isinstance(kept, dict):
         raise fleet.BadRequest(f"{state} holds no object", "write it with module.save")
     kept.pop("metadata", None)
-    with _bench() as bench:
+    with opened_bench() as bench:
         made = fleet.domain.program.Definition(kind=kind, signature=signature, instructions=instructions, state=kept)
-        _show_programs([bench.programs.save(name, made)])
+        show_programs([bench.programs.save(name, made)])
 
 
 @programs.command("approve")
@@ -75,8 +75,8 @@ def save_program(name: str, signature: str, kind: str, instructions: str, state:
 @click.argument("version", type=click.IntRange(1))
 def approve_program(name: str, version: int) -> None:
     """Run VERSION when NAME is run; an earlier one may be approved again."""
-    with _bench() as bench:
-        _show_programs([bench.programs.approve(name, version)])
+    with opened_bench() as bench:
+        show_programs([bench.programs.approve(name, version)])
 
 
 @click.group()
@@ -85,13 +85,13 @@ def datasets() -> None:
 
 
 @datasets.command("list")
-@_json_option
+@json_option
 def list_datasets(as_json: bool) -> None:
     """List the datasets with their rows by split."""
-    with _bench() as bench:
+    with opened_bench() as bench:
         found = bench.datasets.list()
     if as_json:
-        _print_json({"datasets": [one.model_dump(mode="json") for one in found]})
+        print_json({"datasets": [one.model_dump(mode="json") for one in found]})
         return
     if not found:
         click.echo("there is no dataset; make one with `fleet datasets create`", err=True)
@@ -110,7 +110,7 @@ def create_dataset(name: str, path: str | None, session_id: str | None) -> None:
     """
     if (path is None) == (session_id is None):
         raise click.UsageError("give either PATH or --session")
-    with _bench() as bench:
+    with opened_bench() as bench:
         if path is None:
             made = bench.datasets.from_session(name, session_id)
         else:
@@ -122,11 +122,11 @@ def create_dataset(name: str, path: str | None, session_id: str | None) -> None:
 
 @datasets.command("show")
 @click.argument("name")
-@_split_option
+@split_option
 @click.option("--count", type=click.IntRange(1), default=10, show_default=True, help="Most rows.")
 def show_dataset(name: str, split: str | None, count: int) -> None:
     """Print some rows of a dataset as JSON, one a line; always the same ones."""
-    with _bench() as bench:
+    with opened_bench() as bench:
         for row in bench.datasets.sample(name, count, split):
             click.echo(json.dumps({"split": row.split, "origin": row.origin, **row.fields}, ensure_ascii=False))
 
@@ -135,14 +135,14 @@ def show_dataset(name: str, split: str | None, count: int) -> None:
 @click.argument("name")
 def delete_dataset(name: str) -> None:
     """Forget a dataset and its rows."""
-    with _bench() as bench:
+    with opened_bench() as bench:
         bench.datasets.delete(name)
     click.echo(f"{name} forgotten")
 
 
-def _show_programs(found: list[Any], as_json: bool = False) -> None:
+def show_programs(found: list[Any], as_json: bool = False) -> None:
     if as_json:
-        _print_json({"programs": [one.model_dump(mode="json") for one in found]})
+        print_json({"programs": [one.model_dump(mode="json") for one in found]})
         return
     for one in found:
         name = f"{one.name}@{one.version}" if one.version else one.name
@@ -153,7 +153,7 @@ def _show_programs(found: list[Any], as_json: bool = False) -> None:
 
 
 @contextmanager
-def _bench() -> Generator[Any]:
+def opened_bench() -> Generator[Any]:
     opened = fleet.Workbench()
     try:
         yield opened
@@ -161,7 +161,7 @@ def _bench() -> Generator[Any]:
         opened.close()
 
 
-def _print_json(value: Any) -> None:
+def print_json(value: Any) -> None:
     click.echo(json.dumps(value, ensure_ascii=False))
 
 

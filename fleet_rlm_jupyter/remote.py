@@ -37,7 +37,7 @@ from fleet_rlm_jupyter.engine.trace import Trace, Watcher
 from fleet_rlm_jupyter.engine.unbroken import unbroken
 from fleet_rlm_jupyter.remote_contexts import RemoteContexts
 from fleet_rlm_jupyter.remote_files import RemoteFiles
-from fleet_rlm_jupyter.remote_programs import RemoteDatasets, RemotePrograms
+from fleet_rlm_jupyter.remote_programs import RemoteDatasets, RemoteOptimizations, RemotePrograms
 from fleet_rlm_jupyter.remote_sandboxes import RemoteSandboxes
 from fleet_rlm_jupyter.settings import ContextSettings, load
 
@@ -117,6 +117,7 @@ class RemoteWorkbench:
         self.live_sandboxes = RemoteSandboxes(self.connection)
         self.programs = RemotePrograms(self.connection)
         self.datasets = RemoteDatasets(self.connection)
+        self.optimizations = RemoteOptimizations(self.connection)
         self.settings_view = RemoteSettings(self.connection)
 
     def status(self) -> dict[str, Any]:
@@ -153,16 +154,13 @@ class RemoteWorkbench:
             "recipe": asked.recipe,
             "slots": dict(asked.slots),
             "session_id": asked.session_id,
-            "limits": limits and limits.model_dump(mode="json"),
-            # A key of our own, so that an answer lost on the way does not cost a second run.
-            "key": asked.key or secrets.token_hex(16),
             "when_busy": asked.when_busy,
             "can_answer": asked.can_answer,
             "repo_url": asked.repo_url,
             "repo_ref": asked.repo_ref,
             "staged": staged and self.contexts.upload_staged(staged),
         }
-        return self._begun("/runs", body, asked.text, watcher, hold)
+        return self._start("/runs", body, asked.key, limits, asked.text, watcher, hold)
 
     def run(
         self,
@@ -172,11 +170,12 @@ class RemoteWorkbench:
         watcher: Watcher | None = None,
         session_id: str | None = None,
         hold: Hold | None = None,
+        key: str | None = None,
     ) -> RemoteRun:
         """Run a program of the server by its name. A module of the caller's own runs where the caller is."""
-        body = {"inputs": dict(inputs), "limits": limits and limits.model_dump(mode="json"), "session_id": session_id}
-        path = f"/programs/{_id(program)}/runs"
-        return self._begun(path, body, str(inputs.get("question", program)), watcher, hold)
+        body = {"inputs": dict(inputs), "session_id": session_id}
+        question = str(inputs.get("question", program))
+        return self._start(f"/programs/{_id(program)}/runs", body, key, limits, question, watcher, hold)
 
     def optimize(
         self,
@@ -185,15 +184,11 @@ class RemoteWorkbench:
         trial: Trial | None = None,
         limits: Limits | None = None,
         watcher: Watcher | None = None,
+        key: str | None = None,
     ) -> RemoteRun:
         """Look for better instructions of a program of the server on one of its datasets, or only score it."""
-        body = {
-            "program": program,
-            "dataset": dataset,
-            "trial": (trial or Trial()).model_dump(),
-            "limits": limits and limits.model_dump(mode="json"),
-        }
-        return self._begun("/optimizations", body, f"{program} on {dataset}", watcher)
+        body = {"program": program, "dataset": dataset, "trial": (trial or Trial()).model_dump()}
+        return self._start("/optimizations", body, key, limits, f"{program} on {dataset}", watcher)
 
     def follow(self, run_id: str, since: int = 0) -> Iterator[Event]:
         """Events of a run from seq `since` on, until it ends. Raises NoSuchRun at once."""
@@ -234,13 +229,22 @@ class RemoteWorkbench:
     def close(self) -> None:
         """Nothing is held: runs go on at the server."""
 
-    def _begun(
-        self, path: str, body: dict[str, Any], question: str, watcher: Watcher | None, hold: Hold | None = None
+    def _start(
+        self,
+        path: str,
+        body: dict[str, Any],
+        key: str | None,
+        limits: Limits | None,
+        question: str,
+        watcher: Watcher | None,
+        hold: Hold | None = None,
     ) -> RemoteRun:
+        # A key of our own, so that an answer lost on the way does not cost a second run.
+        given = {**body, "key": key or secrets.token_hex(16), "limits": limits and limits.model_dump(mode="json")}
         begun: list[RemoteRun] = []
 
         def begin() -> RemoteRun:
-            accepted = self.connection.ask("POST", path, dict[str, str], body, is_safe="key" in body)
+            accepted = self.connection.ask("POST", path, dict[str, str], given, is_safe=True)
             run = RemoteRun(self, accepted["run_id"], accepted["session_id"], question)
             begun.append(run)
             if hold is not None:

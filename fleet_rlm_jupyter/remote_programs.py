@@ -1,4 +1,4 @@
-"""Programs and datasets of a Workbench that a Jupyter server holds."""
+"""Programs, datasets and optimizations of a Workbench that a Jupyter server holds."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from fleet_rlm_jupyter import engine
 from fleet_rlm_jupyter.connection import Connection
 from fleet_rlm_jupyter.domain.dataset import Dataset, DatasetRow, Split
+from fleet_rlm_jupyter.domain.optimization import Comparison, Optimization, RowResult
 from fleet_rlm_jupyter.domain.program import Definition, ProgramInfo
 
 if TYPE_CHECKING:
@@ -74,6 +75,37 @@ class RemoteDatasets:
         self._connection.ask("DELETE", f"/datasets/{_word(name)}", type(None))
 
 
+class RemoteOptimizations:
+    """What was tried on the server, as `Workbench.optimizations`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def list(
+        self, program: str = "", dataset: str = "", limit: int = 20, before: float | None = None
+    ) -> list[Optimization]:
+        query = {"program": program, "dataset": dataset, "limit": limit, "before": before}
+        return self._connection.get("/optimizations", _Optimizations, **query).optimizations
+
+    def get(self, run_id: str) -> Optimization:
+        return self._connection.get(f"/optimizations/{_word(run_id)}", Optimization)
+
+    def rows(
+        self, run_id: str, candidate: str = "", split: Split | None = None, limit: int = 100, cursor: int = 0
+    ) -> tuple[list[RowResult], int | None]:
+        query = {"candidate": candidate, "split": split, "limit": limit, "cursor": cursor}
+        page = self._connection.get(f"/optimizations/{_word(run_id)}/rows", _Results, **query)
+        return page.rows, page.cursor
+
+    def compare(self, *names: str, split: Split = "val", limit: int = 100, cursor: int = 0) -> Comparison:
+        query = {"sides": ",".join(names), "split": split, "limit": limit, "cursor": cursor}
+        return self._connection.get("/comparisons", Comparison, **query)
+
+    def save(self, run_id: str, candidate: str = "") -> ProgramInfo:
+        path = f"/optimizations/{_word(run_id)}/versions"
+        return self._connection.ask("POST", path, ProgramInfo, {"candidate": candidate}, is_safe=True)
+
+
 class _Programs(BaseModel):
     programs: list[ProgramInfo]
 
@@ -84,6 +116,15 @@ class _Datasets(BaseModel):
 
 class _Rows(BaseModel):
     rows: list[DatasetRow]
+
+
+class _Optimizations(BaseModel):
+    optimizations: list[Optimization]
+
+
+class _Results(BaseModel):
+    rows: list[RowResult]
+    cursor: int | None
 
 
 def _lines(rows: Iterable[object]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +13,12 @@ import dspy
 
 from fleet_rlm_jupyter.domain.budget import Budget
 from fleet_rlm_jupyter.domain.context import Context
-from fleet_rlm_jupyter.domain.dataset import Split
 from fleet_rlm_jupyter.domain.errors import BadRequest, FleetError, NoSuchSession, StoreFailed
 from fleet_rlm_jupyter.domain.events import Event, Limits
 from fleet_rlm_jupyter.domain.masking import Mask
 from fleet_rlm_jupyter.domain.ports import EXECUTION_INSTRUCTIONS, Files, Interpreter, Role, Sandboxes, Workspace
-from fleet_rlm_jupyter.domain.program import Definition, ProgramInfo, Trial
-from fleet_rlm_jupyter.domain.question import Check, Question
+from fleet_rlm_jupyter.domain.program import Trial
+from fleet_rlm_jupyter.domain.question import Check, Question, digest_of
 from fleet_rlm_jupyter.domain.session import Session, new_id
 from fleet_rlm_jupyter.domain.staging import Staging
 from fleet_rlm_jupyter.engine.ask import HISTORY_TURNS, Ask, as_history
@@ -27,14 +26,14 @@ from fleet_rlm_jupyter.engine.contexts import read_context
 from fleet_rlm_jupyter.engine.controls import Controls
 from fleet_rlm_jupyter.engine.models import Models
 from fleet_rlm_jupyter.engine.offline import composed
-from fleet_rlm_jupyter.engine.own import OwnProgram
+from fleet_rlm_jupyter.engine.own import OwnProgram, digest_of_run
 from fleet_rlm_jupyter.engine.recursion import Site
 from fleet_rlm_jupyter.engine.run import execute
 from fleet_rlm_jupyter.engine.saved import build
 from fleet_rlm_jupyter.engine.staging import refuse_too_much, stage
 from fleet_rlm_jupyter.engine.trace import Watcher
 from fleet_rlm_jupyter.optimize.evaluate import Evaluation, Subject
-from fleet_rlm_jupyter.optimize.gepa import Optimization
+from fleet_rlm_jupyter.optimize.gepa import Improvement
 from fleet_rlm_jupyter.sandbox.snapshots import Snapshots
 from fleet_rlm_jupyter.settings import Loaded, Settings, load
 from fleet_rlm_jupyter.store.journal import FullValue
@@ -44,6 +43,7 @@ from fleet_rlm_jupyter.verbs.datasets import Datasets
 from fleet_rlm_jupyter.verbs.house import House
 from fleet_rlm_jupyter.verbs.live import LiveRun
 from fleet_rlm_jupyter.verbs.live_sandboxes import LiveSandboxes
+from fleet_rlm_jupyter.verbs.optimizations import Optimizations
 from fleet_rlm_jupyter.verbs.programs import Programs
 from fleet_rlm_jupyter.verbs.runs import Runs
 from fleet_rlm_jupyter.verbs.sessions import Sessions
@@ -85,6 +85,7 @@ class Workbench:
         self.programs = Programs(self._house, owner)
         self.datasets = Datasets(self._house, owner)
         self.snapshots = Snapshots(lambda: self._house.settings)
+        self.optimizations = Optimizations(self._house, owner)
         self.settings_view = SettingsView(self._house)
         self._starter = Starter(self._house, owner)
 
@@ -143,16 +144,8 @@ class Workbench:
         program = Ask(site, asked.mode, notes, history, context.table)
         inputs = {"context": context.value, "question": text}
         program.prepare(inputs)
-        request = Request(
-            site.run_id,
-            site.session_id,
-            asked.text,
-            in_session=asked.session_id is not None,
-            key=asked.key,
-            digest=asked.digest() if asked.key is not None else "",
-            when_busy=asked.when_busy,
-        )
-        return self._begin(request, program, inputs, limits, watcher, hold)
+        request = Request.of(site, asked.text, asked.session_id is not None, asked.key, asked.digest)
+        return self._begin(replace(request, when_busy=asked.when_busy), program, inputs, limits, watcher, hold)
 
     def run(
         self,
@@ -162,8 +155,9 @@ class Workbench:
         watcher: Watcher | None = None,
         session_id: str | None = None,
         hold: Hold | None = None,
+        key: str | None = None,
     ) -> LiveRun:
-        """Run a program: one of `programs` by its name, or a DSPy module of the caller's own.
+        """Run a program: one of `programs` by its name, or a DSPy module of the caller's own; once for the same `key`.
 
         Its LM calls draw on the run's budget and its RLMs take their sandboxes here. Raises what `ask` raises.
         """
@@ -174,16 +168,18 @@ class Workbench:
                     f"{program} takes {' and '.join(info.inputs)}", f"not {', '.join(inputs) or 'nothing'}"
                 )
             if not info.version:
-                asked = Question(str(inputs["question"]), context=inputs["context"], session_id=session_id)
+                asked = Question(str(inputs["question"]), context=inputs["context"], session_id=session_id, key=key)
                 return self.ask(asked, limits, watcher, hold)
-            name = f"{info.name}@{info.version}"
+            name, what = info.label, program
             module = build(self.programs.definition(name))
         else:
-            name, module = type(program).__name__, program
+            name, module, what = type(program).__name__, program, program
         site = self._site(self._session_id(session_id))
         own = OwnProgram(site, module, name)
         own.prepare()
-        request = Request(site.run_id, site.session_id, own.message(inputs), in_session=session_id is not None)
+        request = Request.of(
+            site, own.message(inputs), session_id is not None, key, lambda: digest_of_run(what, inputs)
+        )
         return self._begin(request, own, dict(inputs), limits, watcher, hold)
 
     def optimize(
@@ -193,27 +189,27 @@ class Workbench:
         trial: Trial | None = None,
         limits: Limits | None = None,
         watcher: Watcher | None = None,
+        key: str | None = None,
     ) -> LiveRun:
         """Look for better instructions of a saved program, or with optimizer `none` only score it, on a dataset.
 
-        What is found becomes the program's next version, which runs by its name when it is approved. Raises what `run`
-        raises, NoSuchProgram and NoSuchDataset.
+        What is found becomes the program's next version, which runs by its name when it is approved; `optimizations`
+        tells of the rest. Done once for the same `key`. Raises what `run` raises, NoSuchProgram and NoSuchDataset.
         """
         tried = trial or Trial()
         if self.models().is_offline:
             raise BadRequest("offline recipes are no language model to try a program on", "choose a model")
         info = self.programs.get(program)
-        definition = self.programs.definition(f"{info.name}@{info.version}" if info.version else info.name)
+        definition = self.programs.definition(info.label)
         subject = Subject.of(info, definition, dataset, self.datasets.rows(dataset))
         site = replace(self._site(self._session_id(None)), is_apart=True)
-
-        def keep(found: Definition, scores: Mapping[Split, float]) -> ProgramInfo:
-            return self.programs.found(info, found, scores, dataset, site.run_id)
-
+        keep = partial(self.programs.found, info.label, dataset, site.run_id)
         is_scored_only = tried.optimizer == "none"
-        work = Evaluation(site, subject, tried) if is_scored_only else Optimization(site, subject, tried, keep)
+        work = Evaluation(site, subject, tried) if is_scored_only else Improvement(site, subject, tried, keep)
         work.prepare()
-        return self._begin(Request(site.run_id, site.session_id, work.message()), work, {}, limits, watcher)
+        asked = ["optimize", program, dataset, tried.model_dump()]
+        request = Request.of(site, work.message(), False, key, lambda: digest_of(asked))
+        return self._begin(request, work, {}, limits, watcher)
 
     def follow(self, run_id: str, since: int = 0) -> Iterator[Event]:
         """Events of a run from seq `since` on, until it ends, wherever it goes on or went on. Raises NoSuchRun."""

@@ -166,9 +166,13 @@ class SessionBusy(ForUser):
 
 
 class KeyReused(ForUser):
-    """The idempotency key stands for another question already."""
+    """The idempotency key stands for another request already."""
 
     code = "key_reused"
+
+    @classmethod
+    def of(cls, key: str) -> KeyReused:
+        return cls(f"the key {key} stands for another request already", "use a new key for a new one")
 
 
 class BadPath(ForUser):

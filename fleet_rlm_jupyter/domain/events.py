@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BaseModel,
@@ -20,6 +19,8 @@ from pydantic import (
 )
 
 from fleet_rlm_jupyter.domain.errors import ErrorText
+from fleet_rlm_jupyter.domain.program import Trial
+from fleet_rlm_jupyter.domain.strict_json import encodable, of_json, to_json
 
 VERSION = 1
 
@@ -27,6 +28,7 @@ RunStatus = Literal["done", "failed", "cancelled", "over_budget", "abstained"]
 CallKind = Literal["agent", "rlm", "lm", "tool", "code"]
 SandboxState = Literal["creating", "ready", "reused", "resumed", "recreated", "lost", "detached", "deleted"]
 Channel = Literal["answer", "thought", "stdout", "stderr"]
+TrialPhase = Literal["scoring", "baseline", "search", "test", "saving"]
 
 
 class _Word(BaseModel):
@@ -36,11 +38,14 @@ class _Word(BaseModel):
     @classmethod
     def _well_formed(cls, data: object) -> object:
         # Generated code may print half of a surrogate pair: such a text can be neither written nor sent.
-        return _encodable(data)
+        return encodable(data)
 
 
 class _Grown(_Word):
     """A fact that got further fields: those in `_later` are written only where they say something, as before them."""
+
+    # What a serializer gives, pydantic looks at again, and would take NaN for null.
+    model_config = ConfigDict(ser_json_inf_nan="constants")
 
     _later: ClassVar[tuple[str, ...]] = ()
 
@@ -77,8 +82,13 @@ class Limits(_Word):
     batch: int = Field(default=16, gt=0, description="sub-queries of one batch that run at the same time")
 
 
-class RunStarted(_Word):
-    """The first event of a run. `isolation` says how well its code is kept apart, `note` the route and the context."""
+class RunStarted(_Grown):
+    """The first event of a run. `isolation` says how well its code is kept apart, `note` the route and the context.
+
+    A run that tries a program on a dataset names that, and its `trial`.
+    """
+
+    _later = ("dataset", "trial")
 
     type: Literal["run.started"] = "run.started"
     program: str
@@ -87,6 +97,8 @@ class RunStarted(_Word):
     limits: Limits
     isolation: str
     note: str = ""
+    dataset: str = ""
+    trial: Trial | None = None
 
 
 class RunEnded(_Word):
@@ -230,13 +242,39 @@ class QuestionAsked(_Word):
     options: list[str] = []
 
 
-class ScoreReported(_Word):
-    """An evaluation scored a candidate on a split."""
+class ScoreReported(_Grown):
+    """An evaluation scored a candidate on a split. `instructions` are what it was told, by predictor."""
+
+    _later = ("instructions",)
 
     type: Literal["score.reported"] = "score.reported"
     candidate: str
     split: str
     score: float
+    instructions: dict[str, str] = {}
+
+
+class PhaseStarted(_Word):
+    """A trial of a program came to its next phase."""
+
+    type: Literal["phase.started"] = "phase.started"
+    phase: TrialPhase
+
+
+class RowScored(_Word):
+    """A candidate was scored on one row of a split; `call_id` is the call that worked on it.
+
+    `expected` and `found` are previews of JSON; a row that failed scores 0 and has an `error`.
+    """
+
+    type: Literal["row.scored"] = "row.scored"
+    candidate: str
+    split: str
+    row_id: str
+    score: float
+    expected: str = ""
+    found: str = ""
+    error: ErrorText | None = None
 
 
 class Log(_Word):
@@ -256,14 +294,14 @@ class Unrecognized(_Word):
 
 KnownFact = (
     RunStarted | RunEnded | CallStarted | CallText | CallEnded | BudgetSpent
-    | SandboxChanged | ArtifactWritten | QuestionAsked | ScoreReported | Log
+    | SandboxChanged | ArtifactWritten | QuestionAsked | ScoreReported | PhaseStarted | RowScored | Log
 )  # fmt: skip
 Fact = KnownFact | Unrecognized
 
 _FACTS: TypeAdapter[KnownFact] = TypeAdapter(Annotated[KnownFact, Field(discriminator="type")])
 _TYPES = {
     "run.started", "run.ended", "call.started", "call.text", "call.ended", "budget.spent",
-    "sandbox.changed", "artifact.written", "question.asked", "score.reported", "log",
+    "sandbox.changed", "artifact.written", "question.asked", "score.reported", "phase.started", "row.scored", "log",
 }  # fmt: skip
 
 
@@ -295,19 +333,12 @@ class Event(_Word):
             "v": self.v, "seq": self.seq, "at": self.at, "session_id": self.session_id,
             "run_id": self.run_id, "call_id": self.call_id, "type": kind, "data": data,
         }  # fmt: skip
-        try:
-            return _to_json(line)
-        except ValueError:
-            return _to_json(_without_odd_numbers(line))
+        return to_json(line)
 
     @classmethod
     def decode(cls, line: str | bytes) -> Event:
         """The inverse of `encode`. An unknown `type` becomes `Unrecognized`; raises ValueError on anything else."""
-        try:
-            raw = _DECODER.decode(line if isinstance(line, str) else line.decode())
-        except RecursionError as err:
-            raise ValueError("an event is not that deep") from err
-        return cls.read(raw)
+        return cls.read(of_json(line))
 
     @classmethod
     def read(cls, raw: Any) -> Event:
@@ -350,39 +381,3 @@ def _is_plain(envelope: dict[str, Any]) -> bool:
         and math.isfinite(envelope["at"])
         and all(type(text) is str and text.isascii() for text in texts)
     )
-
-
-_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-
-
-def _to_json(line: dict[str, Any]) -> str:
-    return _ENCODER.encode(line)
-
-
-def _without_odd_numbers(value: Any) -> Any:
-    """pydantic reads these texts back where a field is a number."""
-    if isinstance(value, dict):
-        return {key: _without_odd_numbers(item) for key, item in cast("dict[str, Any]", value).items()}
-    if isinstance(value, list):
-        return [_without_odd_numbers(item) for item in cast("list[Any]", value)]
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    return value
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
-
-
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
-
-
-def _encodable(value: object) -> object:
-    if isinstance(value, str):
-        return value if value.isascii() else value.encode("utf-8", "replace").decode("utf-8")
-    if isinstance(value, dict):
-        pairs = cast("dict[object, object]", value).items()
-        return {_encodable(key): _encodable(item) for key, item in pairs}
-    if isinstance(value, list):
-        return [_encodable(item) for item in cast("list[object]", value)]
-    return value

@@ -12,6 +12,7 @@ from fleet_rlm_jupyter.domain.events import (
     CallStarted,
     Event,
     Log,
+    PhaseStarted,
     RunStarted,
     SandboxChanged,
     ScoreReported,
@@ -36,6 +37,8 @@ def progress_line(event: Event) -> str | None:
             return f"  ✗ {what_it_says(error)}"
         case ScoreReported(candidate=candidate, split=split, score=score):
             return f"  {candidate} scores {score:.3f} on {split}"
+        case PhaseStarted(phase=phase):
+            return f"phase: {phase}"
         case Log(level="warning" | "error", text=text):
             return f"  ! {text}"
         case SandboxChanged(state="ready", sandbox_id=sandbox_id):

@@ -30,26 +30,37 @@ class Definition(BaseModel):
     state: dict[str, JsonValue] = {}
 
 
-class ProgramInfo(BaseModel):
+class Origin(BaseModel):
+    """Where a version comes from: run `run_id` found it as `candidate`, made from version `parent`, on `dataset`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    parent: int | None = None
+    scores: dict[Split, float] = {}
+    dataset: str = ""
+    run_id: str = ""
+    candidate: str = ""
+
+
+class ProgramInfo(Origin):
     """A version of a program: what it takes and gives, where it comes from, how it scored.
 
     `version` 0 comes with the package. The approved version that was approved last is the one that runs by its name
-    alone; `name@version` runs any. `parent` is the version that it was made from, by run `run_id` on `dataset`.
+    alone; `name@version` runs any.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     name: str
     description: str
     inputs: list[str]
     outputs: list[str]
     version: int = 0
-    parent: int | None = None
     is_approved: bool = True
-    scores: dict[Split, float] = {}
-    dataset: str = ""
-    run_id: str = ""
     created_at: float | None = None
+
+    @property
+    def label(self) -> str:
+        """What names this version and no other."""
+        return f"{self.name}@{self.version}" if self.version else self.name
 
 
 MetricName = Literal["exact", "caseless", "contains", "coverage", "number"]

@@ -59,7 +59,12 @@ class Question:
         if self.context_paths or self.staged is not None:
             manifest = self.staged and self.staged.manifest.model_dump(mode="json")
             asked += [[str(path) for path in self.context_paths], manifest]
-        return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+        return digest_of(asked)
+
+
+def digest_of(request: object) -> str:
+    """What tells one request from another under the same key; what is not JSON in it counts as its text."""
+    return hashlib.sha256(json.dumps(request, default=str).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

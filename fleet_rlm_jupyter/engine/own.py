@@ -10,6 +10,7 @@ import dspy
 from fleet_rlm_jupyter.domain.budget import Budget
 from fleet_rlm_jupyter.domain.events import RunStarted
 from fleet_rlm_jupyter.domain.previews import preview
+from fleet_rlm_jupyter.domain.question import digest_of
 from fleet_rlm_jupyter.engine.recorder import Emit
 from fleet_rlm_jupyter.engine.recursion import Recursion, Site
 
@@ -65,3 +66,9 @@ def fitted(module: dspy.Module, recursion: Recursion) -> dspy.Module:
         # dspy<3.5: a factory given to the constructor wins over the one of the context.
         part._interpreter_factory = recursion.factory
     return copy
+
+
+def digest_of_run(program: str | dspy.Module, inputs: Mapping[str, Any]) -> str:
+    """What tells this run of `program`, by its name or with its state, from another."""
+    what = program if isinstance(program, str) else [type(program).__name__, program.dump_state()]
+    return digest_of(["run", what, sorted(inputs.items())])

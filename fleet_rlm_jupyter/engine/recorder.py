@@ -89,9 +89,9 @@ class Recorder(BaseCallback):
         if is_due:
             self._append(call_id, "answer", held + text)
 
-    def note(self, fact: Fact) -> None:
-        """A fact about the call whose context this is."""
-        self._emit(fact, self.here())
+    def note(self, fact: Fact, call_id: str | None = None) -> None:
+        """A fact about that call, by default the one whose context this is."""
+        self._emit(fact, call_id or self.here())
 
     @contextmanager
     def part(self, name: str, inputs: dict[str, Any]) -> Generator[Callable[[object], None]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import types
+from collections.abc import Mapping
 from typing import Any, Literal, Union, get_args, get_origin
 
 import dspy
@@ -95,6 +96,22 @@ def strategies(module: dspy.Module) -> dict[str, tuple[str, str]]:
     if isinstance(module, _RLM):
         return {_PLANNER: _halves(given, _RLM._build_signatures(given)[0].instructions)}
     return {name: (predictor.signature.instructions, "") for name, predictor in given.named_predictors()}
+
+
+def rewritten(definition: Definition, tasks: Mapping[str, str]) -> dspy.Module:
+    """The module with other tasks, by predictor; what must stay stays behind them. Raises BadRequest."""
+    module: Any = build(definition)
+    fixed = {name: protocol for name, (_, protocol) in strategies(module).items()}
+    for name, predictor in module.named_predictors():
+        if name in tasks:
+            predictor.signature = predictor.signature.with_instructions(tasks[name] + fixed.get(name, ""))
+    return module
+
+
+def improved(definition: Definition, tasks: Mapping[str, str]) -> Definition:
+    """The same program with other tasks, by predictor. Raises BadRequest."""
+    made = definition_of(rewritten(definition, tasks))
+    return made.model_copy(update={"signature": definition.signature})
 
 
 def _halves(rlm: Any, fresh: str) -> tuple[str, str]:

@@ -10,16 +10,19 @@ from typing import Any
 
 import dspy
 from dspy.utils.exceptions import DSPyError
+from pydantic import JsonValue
 
 from fleet_rlm_jupyter.domain.budget import Budget
 from fleet_rlm_jupyter.domain.dataset import DatasetRow, Split
-from fleet_rlm_jupyter.domain.errors import BadRequest, EndsRun, FleetError
-from fleet_rlm_jupyter.domain.events import Limits, Log, RunStarted, ScoreReported
+from fleet_rlm_jupyter.domain.errors import BadRequest, EndsRun, ErrorText, FleetError
+from fleet_rlm_jupyter.domain.events import Limits, Log, PhaseStarted, RowScored, RunStarted, ScoreReported
+from fleet_rlm_jupyter.domain.previews import preview
 from fleet_rlm_jupyter.domain.program import Definition, ProgramInfo, Trial
+from fleet_rlm_jupyter.engine.failures import explained
 from fleet_rlm_jupyter.engine.own import fitted
 from fleet_rlm_jupyter.engine.recorder import Emit
 from fleet_rlm_jupyter.engine.recursion import Recursion, Site, in_parallel
-from fleet_rlm_jupyter.engine.saved import build
+from fleet_rlm_jupyter.engine.saved import build, strategies
 from fleet_rlm_jupyter.optimize.metrics import Metric
 
 _OF_A_ROW = (FleetError, DSPyError, ValueError, TypeError, LookupError, AttributeError, RuntimeError)
@@ -49,7 +52,7 @@ class Subject:
 
     @property
     def name(self) -> str:
-        return f"{self.info.name}@{self.info.version}"
+        return self.info.label
 
     def of_split(self, split: Split) -> list[DatasetRow]:
         return [row for row in self.rows if row.split == split]
@@ -84,42 +87,65 @@ class Scorer:
         self._metric = metric
         self._workers = _workers(recursion.budget.limits, subject.definition)
 
-    def outcomes(self, module: dspy.Module, rows: Sequence[DatasetRow]) -> list[Outcome]:
-        """One for each row, in the order of the rows. Raises what ends the run, and nothing else."""
-        copy = fitted(module, self._recursion)
-        return in_parallel(lambda row: self._outcome(copy, row), list(rows), min(self._workers, len(rows)))
+    def outcomes(self, module: dspy.Module, rows: Sequence[DatasetRow], candidate: str = "") -> list[Outcome]:
+        """One for each row, in the order of the rows; those of a named candidate are told.
 
-    def score(self, module: dspy.Module, rows: Sequence[DatasetRow], candidate: str, split: Split) -> list[Outcome]:
-        """The same, and the mean is told. Raises the first failure where every row failed."""
-        found = self.outcomes(module, rows)
-        refuse_failed(found)
-        self.report(candidate, split, mean([one.score for one in found]))
+        Raises what ends the run, and nothing else.
+        """
+        copy = fitted(module, self._recursion)
+        return in_parallel(lambda row: self._outcome(copy, row, candidate), list(rows), min(self._workers, len(rows)))
+
+    def score(
+        self, module: dspy.Module, rows: Sequence[DatasetRow], candidate: str, *, is_needed: bool = False
+    ) -> list[Outcome]:
+        """The same, and the mean is told. Raises the first failure where every row failed and a score `is_needed`."""
+        found = self.outcomes(module, rows, candidate)
+        failures = [one.failure for one in found if one.failure is not None]
+        if is_needed and len(failures) == len(found):
+            raise failures[0]  # that is no score, but something to mend
+        told = {name: task for name, (task, _) in strategies(module).items()}
+        score = ScoreReported(candidate=candidate, split=rows[0].split, score=mean(found), instructions=told)
+        self._recursion.recorder.note(score)
         return found
 
-    def report(self, candidate: str, split: Split, score: float) -> None:
-        self._recursion.recorder.note(ScoreReported(candidate=candidate, split=split, score=score))
-
-    def expected(self, row: DatasetRow) -> dict[str, Any]:
+    def expected(self, row: DatasetRow) -> dict[str, JsonValue]:
         """What the program is to find for that row."""
         return {name: row.fields[name] for name in self._subject.info.outputs if name in row.fields}
 
-    def _outcome(self, module: dspy.Module, row: DatasetRow) -> Outcome:
+    def _outcome(self, module: dspy.Module, row: DatasetRow, candidate: str) -> Outcome:
+        recorder, call_id = self._recursion.recorder, None
         inputs = {name: row.fields[name] for name in self._subject.info.inputs}
         try:
-            with self._recursion.recorder.part(f"row {row.row_id[:8]} of {row.split}", inputs) as done:
+            with recorder.part(f"row {row.row_id[:8]} of {row.split}", inputs) as done:
+                call_id = recorder.here()
                 self._recursion.budget.check()
                 with dspy.context(trace=[]):
                     prediction: Any = module(**inputs)
                     trace = list(dspy.settings.trace)
                 judged = self._metric.judge(self.expected(row), prediction)
-                said = {**prediction.toDict(), "score": judged.score, "feedback": judged.feedback}
-                done(json.dumps(said, ensure_ascii=False, default=str))
-                return Outcome(judged.score, prediction, None, trace)
+                done(_json({**prediction.toDict(), "score": judged.score, "feedback": judged.feedback}))
+                outcome = Outcome(judged.score, prediction, None, trace)
         except EndsRun:
             raise
         except _OF_A_ROW as err:
             self._recursion.budget.check()  # what was raised may only be what became of the stop
-            return Outcome(0.0, None, err)
+            outcome = Outcome(0.0, None, err)
+        if candidate:
+            recorder.note(self._told(row, candidate, outcome), call_id)
+        return outcome
+
+    def _told(self, row: DatasetRow, candidate: str, outcome: Outcome) -> RowScored:
+        found, failure = outcome.prediction, outcome.failure
+        said = {} if found is None else {name: found.get(name) for name in self._subject.info.outputs}
+        return RowScored(
+            candidate=candidate,
+            split=row.split,
+            row_id=row.row_id,
+            score=outcome.score,
+            expected=preview(_json(self.expected(row))),
+            found="" if found is None else preview(_json(said)),
+            error=None if failure is None else ErrorText.of(explained(failure)),
+        )
 
 
 class Evaluation:
@@ -155,14 +181,17 @@ class Evaluation:
             limits=budget.limits,
             isolation=self.isolation,
             note=f"model from {self.site.models.source}",
+            dataset=self.subject.dataset,
+            trial=self.trial,
         )
 
     def __call__(self, recursion: Recursion, inputs: dict[str, Any]) -> dspy.Prediction:
         subject, split = self.subject, self.trial.split
         scorer = self.scorer(recursion)
+        recursion.recorder.note(PhaseStarted(phase="scoring"))
         rows = subject.of_split(split)
-        found = scorer.score(build(subject.definition), rows, subject.name, split)
-        score, errors = mean([one.score for one in found]), sum(one.failure is not None for one in found)
+        found = scorer.score(build(subject.definition), rows, subject.name, is_needed=True)
+        score, errors = mean(found), sum(one.failure is not None for one in found)
         failed = f", of which {errors} failed" if errors else ""
         return dspy.Prediction(
             answer=f"{subject.name} scores {score:.3f} on {split} of {subject.dataset} ({len(rows)} rows{failed})",
@@ -179,16 +208,13 @@ class Evaluation:
         return Scorer(recursion, self.subject, self.metric)
 
 
-def refuse_failed(found: Sequence[Outcome]) -> None:
-    """Raise the first failure where there is nothing else: that is no score, but something to mend."""
-    failures = [one.failure for one in found if one.failure is not None]
-    if failures and len(failures) == len(found):
-        raise failures[0]
-
-
-def mean(scores: Sequence[float]) -> float:
-    return math.fsum(scores) / len(scores)
+def mean(found: Sequence[Outcome]) -> float:
+    return math.fsum(one.score for one in found) / len(found)
 
 
 def _workers(limits: Limits, definition: Definition) -> int:
     return min(limits.batch, limits.sandboxes) if definition.kind == "rlm" else limits.batch
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)

@@ -10,6 +10,7 @@ from functools import partial
 
 from fleet_rlm_jupyter.domain.question import Check
 from fleet_rlm_jupyter.server.feeds import Feeds
+from fleet_rlm_jupyter.server.schema import Accepted
 from fleet_rlm_jupyter.verbs.live import LiveRun
 from fleet_rlm_jupyter.workbench import Workbench
 
@@ -59,6 +60,7 @@ class Asked:
     bench: Workbench
     user: str
 
-    def watched(self, live: LiveRun) -> None:
-        """Have the run's events at hand for sockets, and count it as running until it ends."""
+    def accepted(self, live: LiveRun) -> Accepted:
+        """Have the run's events at hand for sockets, and count it as running until it ends; what to answer."""
         self.desk.feeds.open(live.run_id, partial(self.bench.follow, live.run_id))
+        return Accepted(run_id=live.run_id, session_id=live.session_id)

@@ -9,13 +9,11 @@ from fleet_rlm_jupyter.server.program_schema import (
     ApproveBody,
     DatasetNameBody,
     DatasetsList,
-    OptimizeBody,
     OriginQuery,
     ProgramsList,
     RowsList,
     RowsQuery,
 )
-from fleet_rlm_jupyter.server.schema import Accepted
 from fleet_rlm_jupyter.server.web import Endpoint
 
 
@@ -47,13 +45,6 @@ def save_program(asked: Asked, name: str, body: Definition) -> ProgramInfo:
 def approve_program(asked: Asked, name: str, body: ApproveBody) -> ProgramInfo:
     """From now on that version runs by the name alone. An earlier one may be approved again."""
     return asked.bench.programs.approve(name, body.version)
-
-
-def optimize(asked: Asked, body: OptimizeBody) -> Accepted:
-    """Start a run that looks for better instructions of a program, or with optimizer `none` only scores it."""
-    live = asked.bench.optimize(body.program, body.dataset, body.trial, body.limits)
-    asked.watched(live)
-    return Accepted(run_id=live.run_id, session_id=live.session_id)
 
 
 def datasets(asked: Asked) -> DatasetsList:
@@ -93,7 +84,6 @@ ROUTES = (
     Endpoint("GET", "/programs/{name}/versions", program_versions),
     Endpoint("GET", "/programs/{name}/definition", program_definition),
     Endpoint("POST", "/programs/{name}/approve", approve_program),
-    Endpoint("POST", "/optimizations", optimize, status=201),
     Endpoint("GET", "/datasets", datasets),
     Endpoint("GET", "/datasets/{name}", dataset),
     Endpoint("POST", "/datasets/{name}", create_dataset, status=201),

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from fleet_rlm_jupyter.domain.dataset import Dataset, DatasetRow, Split
-from fleet_rlm_jupyter.domain.events import Limits
-from fleet_rlm_jupyter.domain.program import ProgramInfo, Trial
+from fleet_rlm_jupyter.domain.program import ProgramInfo
 from fleet_rlm_jupyter.server.schema import Wire
 
 
@@ -14,15 +13,6 @@ class ProgramsList(Wire):
     """Programs, or versions of one."""
 
     programs: list[ProgramInfo]
-
-
-class OptimizeBody(Wire):
-    """Which program is tried on which dataset, and how."""
-
-    program: str = Field(description="a name, or name@version")
-    dataset: str
-    trial: Trial = Trial()
-    limits: Limits | None = Field(default=None, description="what the run may spend; else the settings' budget")
 
 
 class ApproveBody(Wire):

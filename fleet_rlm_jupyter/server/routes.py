@@ -7,7 +7,15 @@ from pydantic import TypeAdapter
 import fleet_rlm_jupyter
 from fleet_rlm_jupyter.domain.api import API_VERSION
 from fleet_rlm_jupyter.domain.question import Check, Phase
-from fleet_rlm_jupyter.server import file_routes, openapi, program_routes, run_routes, sandbox_routes, session_routes
+from fleet_rlm_jupyter.server import (
+    file_routes,
+    openapi,
+    optimization_routes,
+    program_routes,
+    run_routes,
+    sandbox_routes,
+    session_routes,
+)
 from fleet_rlm_jupyter.server.desk import Asked
 from fleet_rlm_jupyter.server.schema import (
     CheckResult,
@@ -80,6 +88,7 @@ ROUTES: tuple[Endpoint, ...] = (
     *session_routes.ROUTES,
     *file_routes.ROUTES,
     *program_routes.ROUTES,
+    *optimization_routes.ROUTES,
     *sandbox_routes.ROUTES,
 )
 

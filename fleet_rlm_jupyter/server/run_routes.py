@@ -52,16 +52,12 @@ def ask(asked: Asked, body: AskBody) -> Accepted:
         context_paths=[_under_root(path) for path in body.context_paths],
         staged=None if body.staged is None else _staging(asked, body.staged),
     )
-    live = asked.bench.ask(question, body.limits)
-    asked.watched(live)
-    return Accepted(run_id=live.run_id, session_id=live.session_id)
+    return asked.accepted(asked.bench.ask(question, body.limits))
 
 
 def run_program(asked: Asked, name: str, body: RunBody) -> Accepted:
-    """Run a program by its name."""
-    live = asked.bench.run(name, body.inputs, body.limits, session_id=body.session_id)
-    asked.watched(live)
-    return Accepted(run_id=live.run_id, session_id=live.session_id)
+    """Run a program by its name. With a key that was used before: the run of then."""
+    return asked.accepted(asked.bench.run(name, body.inputs, body.limits, None, body.session_id, body.key))
 
 
 def list_runs(asked: Asked, query: RunsQuery) -> RunsPage:

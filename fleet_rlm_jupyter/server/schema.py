@@ -61,7 +61,14 @@ class ContextRef(Wire):
     kind: Literal["text", "json"] = "text"
 
 
-class AskBody(Wire):
+class StartBody(Wire):
+    """What all have that starts a run."""
+
+    limits: Limits | None = Field(default=None, description="what the run may spend; else the settings' budget")
+    key: str | None = Field(default=None, min_length=1, max_length=200, description="the same key never runs twice")
+
+
+class AskBody(StartBody):
     """A question, over a context that was uploaded or over files under the server's root folder."""
 
     question: str = Field(max_length=200_000)
@@ -73,8 +80,6 @@ class AskBody(Wire):
     mode: Literal["auto", "rlm_only", "direct"] = "auto"
     recipe: str | None = None
     slots: dict[str, str] = {}
-    limits: Limits | None = Field(default=None, description="what the run may spend; else the settings' budget")
-    key: str | None = Field(default=None, min_length=1, max_length=200, description="the same key never runs twice")
     when_busy: Literal["refuse", "queue"] = Field(default="refuse", description="where a run of the session goes on")
     can_answer: bool = Field(default=False, description="the run may ask back; the op `answer` answers")
     repo_url: str | None = Field(default=None, max_length=2000, description="repository for the sandbox to hold")
@@ -83,11 +88,10 @@ class AskBody(Wire):
     staged: str | None = Field(default=None, max_length=64, description="digest of an uploaded manifest of such files")
 
 
-class RunBody(Wire):
+class RunBody(StartBody):
     """What a program is run on."""
 
     inputs: dict[str, JsonValue]
-    limits: Limits | None = None
     session_id: str | None = None
 
 

@@ -9,7 +9,17 @@ import sqlalchemy as sa
 
 from fleet_rlm_jupyter.domain.calls import fold
 from fleet_rlm_jupyter.domain.errors import ErrorText, Interrupted, KeyReused
-from fleet_rlm_jupyter.domain.events import ArtifactWritten, CallEnded, Event, Fact, RunEnded
+from fleet_rlm_jupyter.domain.events import (
+    ArtifactWritten,
+    CallEnded,
+    Event,
+    Fact,
+    PhaseStarted,
+    RowScored,
+    RunEnded,
+    RunStarted,
+    ScoreReported,
+)
 from fleet_rlm_jupyter.domain.session import Run, Turn
 from fleet_rlm_jupyter.store import processes
 from fleet_rlm_jupyter.store.database import Database
@@ -19,7 +29,9 @@ from fleet_rlm_jupyter.store.tables import (
     CONTENTS,
     EVENTS,
     FEEDBACK,
+    FINDINGS,
     KEYS,
+    OPTIMIZATIONS,
     RUNS,
     SESSIONS,
     TURNS,
@@ -78,6 +90,10 @@ class Archive:
             written = [_artifact(event, event.fact) for event in events if isinstance(event.fact, ArtifactWritten)]
             if written:
                 connection.execute(sa.insert(ARTIFACTS), written)
+            begun = [_optimization(event, event.fact) for event in events if isinstance(event.fact, RunStarted)]
+            for table, rows in ((OPTIMIZATIONS, begun), (FINDINGS, map(_finding, events))):
+                if some := [row for row in rows if row is not None]:
+                    connection.execute(sa.insert(table), some)
             for event, fact in ends:
                 self._end(connection, event.run_id, fact, event.at, turns.get(event.run_id))
 
@@ -102,7 +118,8 @@ class Archive:
         same = sa.and_(*(KEYS.c[name] == value for name, value in row.items()))
         earlier = connection.execute(sa.select(KEYS.c.digest, KEYS.c.run_id).where(same)).one()
         if earlier.digest != given.digest:
-            raise KeyReused(f"the key {given.key} stands for another question already", "use a new key for a new one")
+            assert given.key is not None
+            raise KeyReused.of(given.key)
         return earlier.run_id
 
     def _keep(self, connection: sa.Connection, values: Sequence[FullValue]) -> None:
@@ -176,7 +193,7 @@ def forget(connection: sa.Connection, runs: sa.Select[tuple[str]]) -> int:
         some = found[begin : begin + 500]
         turns = sa.select(TURNS.c.turn_id).where(TURNS.c.run_id.in_(some))
         connection.execute(sa.delete(FEEDBACK).where(FEEDBACK.c.turn_id.in_(turns)))
-        for table in (TURNS, ARTIFACTS, EVENTS, VALUES, RUNS):
+        for table in (TURNS, ARTIFACTS, FINDINGS, OPTIMIZATIONS, EVENTS, VALUES, RUNS):
             connection.execute(sa.delete(table).where(table.c.run_id.in_(some)))
     if found:
         connection.execute(sa.delete(CONTENTS).where(CONTENTS.c.digest.not_in(sa.select(VALUES.c.digest))))
@@ -190,6 +207,23 @@ def _row(event: Event) -> dict[str, str | int]:
 def _artifact(event: Event, fact: ArtifactWritten) -> dict[str, str | int | float | None]:
     place = {"run_id": event.run_id, "seq": event.seq, "session_id": event.session_id, "call_id": event.call_id}
     return {**place, **fact.model_dump(include={"path", "bytes", "sha256"}), "at": event.at}
+
+
+def _optimization(event: Event, fact: RunStarted) -> dict[str, str] | None:
+    if fact.trial is None:
+        return None
+    return {"run_id": event.run_id, "program": plain(fact.program), "dataset": plain(fact.dataset)}
+
+
+def _finding(event: Event) -> Mapping[str, object] | None:
+    """What is known of the event where it is one that tells of an optimization."""
+    fact = event.fact
+    empty = {"run_id": event.run_id, "seq": event.seq, "candidate": "", "split": "", "row_id": "", "score": None}
+    if isinstance(fact, ScoreReported):
+        return {**empty, **fact.model_dump(include={"candidate", "split", "score"})}
+    if isinstance(fact, RowScored):
+        return {**empty, **fact.model_dump(include={"candidate", "split", "row_id", "score"})}
+    return empty if isinstance(fact, PhaseStarted) or (isinstance(fact, RunStarted) and fact.trial) else None
 
 
 def _title(question: str) -> str:

@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from fleet_rlm_jupyter.domain.errors import StoreFailed
 
-HEAD = "0004"
+HEAD = "0006"
 BUSY_SECONDS = 2.0
 
 _MIGRATIONS = str(Path(__file__).with_name("migrations"))
@@ -111,6 +111,14 @@ class Database:
             self._kind.lock_for_migration(connection)
             environment.configure(connection=connection, transactional_ddl=True)
             environment.run_migrations()
+
+
+class Kept:
+    """What is kept of one owner in a database; that of others looks as if it were not there."""
+
+    def __init__(self, database: Database, owner: str) -> None:
+        self._database = database
+        self._owner = owner
 
 
 class _Sqlite:

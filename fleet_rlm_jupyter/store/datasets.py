@@ -12,19 +12,15 @@ import sqlalchemy as sa
 from fleet_rlm_jupyter.domain.dataset import Dataset, DatasetRow, Split, common_fields
 from fleet_rlm_jupyter.domain.errors import BadRequest, NoSuchDataset
 from fleet_rlm_jupyter.store.archive import plain
-from fleet_rlm_jupyter.store.database import Database
+from fleet_rlm_jupyter.store.database import Kept
 from fleet_rlm_jupyter.store.tables import DATASET_ROWS, DATASETS
 
 
-class StoredDatasets:
+class StoredDatasets(Kept):
     """Those of others look as if not there. A dataset does not change: it is made once and deleted.
 
     Raises StoreFailed and NoSuchDataset.
     """
-
-    def __init__(self, database: Database, owner: str) -> None:
-        self._database = database
-        self._owner = owner
 
     def list(self) -> list[Dataset]:
         """By name."""

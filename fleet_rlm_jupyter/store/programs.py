@@ -9,22 +9,17 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from fleet_rlm_jupyter.domain.dataset import Split
 from fleet_rlm_jupyter.domain.errors import NoSuchProgram
-from fleet_rlm_jupyter.domain.program import Definition, ProgramInfo, fields_of
-from fleet_rlm_jupyter.store.database import Database
+from fleet_rlm_jupyter.domain.program import Definition, Origin, ProgramInfo, fields_of
+from fleet_rlm_jupyter.store.database import Kept
 from fleet_rlm_jupyter.store.tables import PROGRAMS
 
 
-class StoredPrograms:
+class StoredPrograms(Kept):
     """Those of others look as if not there. A version does not change, but for its approval.
 
     Raises StoreFailed and NoSuchProgram.
     """
-
-    def __init__(self, database: Database, owner: str) -> None:
-        self._database = database
-        self._owner = owner
 
     def list(self) -> list[ProgramInfo]:
         """The version of each that runs by its name, by name."""
@@ -48,17 +43,9 @@ class StoredPrograms:
             raise _missing(name if version is None else f"{name}@{version}")
         return found[0]
 
-    def save(
-        self,
-        name: str,
-        definition: Definition,
-        parent: int | None = None,
-        scores: Mapping[Split, float] | None = None,
-        dataset: str = "",
-        run_id: str = "",
-    ) -> ProgramInfo:
+    def save(self, name: str, definition: Definition, origin: Origin | None = None) -> ProgramInfo:
         """Keep it as the next version. The first one is approved: nothing else could run by that name."""
-        now = time.time()
+        now, made = time.time(), origin or Origin()
         latest = sa.select(sa.func.max(PROGRAMS.c.version)).where(*self._is(name))
         with self._database.writing(full=True) as connection:
             version = (connection.execute(latest).scalar() or 0) + 1
@@ -66,11 +53,9 @@ class StoredPrograms:
                 "owner": self._owner,
                 "name": name,
                 "version": version,
-                "parent": parent,
                 "definition": json.dumps(definition.model_dump()),
-                "scores": json.dumps(dict(scores or {})),
-                "dataset": dataset,
-                "run_id": run_id,
+                **made.model_dump(),
+                "scores": json.dumps(made.scores),
                 "created_at": now,
                 "approved_at": now if version == 1 else None,
             }
@@ -88,6 +73,10 @@ class StoredPrograms:
                 raise _missing(f"{name}@{version}")
         return self.get(name, version)[0]
 
+    def of_run(self, run_id: str) -> dict[str, str]:
+        """The versions that were kept of what a run found, by candidate."""
+        return {info.candidate: info.label for info, _ in self._found(PROGRAMS.c.run_id == run_id)}
+
     def _found(self, *where: sa.ColumnElement[bool]) -> list[tuple[ProgramInfo, Definition]]:
         """What was approved last comes first."""
         query = sa.select(PROGRAMS).where(PROGRAMS.c.owner == self._owner, *where)
@@ -102,20 +91,15 @@ class StoredPrograms:
 def _read(row: Mapping[Any, Any]) -> tuple[ProgramInfo, Definition]:
     definition = Definition.model_validate_json(row["definition"])
     inputs, outputs = fields_of(definition.signature)
-    info = ProgramInfo(
-        name=row["name"],
-        description=f"{definition.kind.replace('_', ' ')}: {definition.signature}",
-        inputs=inputs,
-        outputs=outputs,
-        version=row["version"],
-        parent=row["parent"],
-        is_approved=row["approved_at"] is not None,
-        scores=json.loads(row["scores"]),
-        dataset=row["dataset"],
-        run_id=row["run_id"],
-        created_at=row["created_at"],
-    )
-    return info, definition
+    known = {
+        **row,
+        "description": f"{definition.kind.replace('_', ' ')}: {definition.signature}",
+        "inputs": inputs,
+        "outputs": outputs,
+        "is_approved": row["approved_at"] is not None,
+        "scores": json.loads(row["scores"]),
+    }
+    return ProgramInfo.model_validate(known), definition
 
 
 def _missing(name: str) -> NoSuchProgram:

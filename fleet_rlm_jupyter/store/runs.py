@@ -10,19 +10,15 @@ from fleet_rlm_jupyter.domain.errors import BadRequest, NoSuchRun
 from fleet_rlm_jupyter.domain.events import Event
 from fleet_rlm_jupyter.domain.session import KeptRun, Run, Turn
 from fleet_rlm_jupyter.store.archive import forget
-from fleet_rlm_jupyter.store.database import Database
+from fleet_rlm_jupyter.store.database import Kept
 from fleet_rlm_jupyter.store.tables import CONTENTS, EVENTS, KEYS, RUNS, TURNS, VALUES
 
 PAGE = 1000
-_COLUMNS = [RUNS.c[name] for name in KeptRun.model_fields]
+COLUMNS = [RUNS.c[name] for name in KeptRun.model_fields]
 
 
-class StoredRuns:
+class StoredRuns(Kept):
     """The runs of one owner; those of others look as if they were not there. Raises StoreFailed and NoSuchRun."""
-
-    def __init__(self, database: Database, owner: str) -> None:
-        self._database = database
-        self._owner = owner
 
     def list(
         self, search: str = "", session_id: str | None = None, limit: int = 20, before: float | None = None
@@ -110,7 +106,7 @@ class StoredRuns:
             return forget(connection, old)
 
     def _ours(self) -> sa.Select[tuple[object, ...]]:
-        return sa.select(*_COLUMNS).where(RUNS.c.owner == self._owner)
+        return sa.select(*COLUMNS).where(RUNS.c.owner == self._owner)
 
 
 def no_such_run(run_id: str) -> NoSuchRun:

@@ -19,7 +19,7 @@ from fleet_rlm_jupyter.domain.session import (
     new_id,
 )
 from fleet_rlm_jupyter.store.archive import forget
-from fleet_rlm_jupyter.store.database import Database
+from fleet_rlm_jupyter.store.database import Kept
 from fleet_rlm_jupyter.store.runs import turn_of
 from fleet_rlm_jupyter.store.tables import ARTIFACTS, FEEDBACK, RUNS, SESSIONS, TURNS
 
@@ -27,12 +27,8 @@ _COUNTED = sa.select(sa.func.count()).where(TURNS.c.session_id == SESSIONS.c.ses
 _LISTED = [SESSIONS.c[name] for name in KeptSession.model_fields if name != "turns"]
 
 
-class StoredSessions:
+class StoredSessions(Kept):
     """The sessions of one owner; those of others look as if not there. Raises StoreFailed and NoSuchSession."""
-
-    def __init__(self, database: Database, owner: str) -> None:
-        self._database = database
-        self._owner = owner
 
     def list(
         self, search: str = "", is_archived: bool = False, limit: int = 50, cursor: str | None = None

@@ -12,6 +12,7 @@ from fleet_rlm_jupyter.store.archive import Archive
 from fleet_rlm_jupyter.store.contexts import prune_folder
 from fleet_rlm_jupyter.store.database import Database
 from fleet_rlm_jupyter.store.datasets import StoredDatasets
+from fleet_rlm_jupyter.store.optimizations import StoredOptimizations
 from fleet_rlm_jupyter.store.place import folder_of, url_of
 from fleet_rlm_jupyter.store.programs import StoredPrograms
 from fleet_rlm_jupyter.store.runs import StoredRuns
@@ -63,6 +64,9 @@ class Store:
 
     def programs(self, owner: str) -> StoredPrograms:
         return StoredPrograms(self.database(), owner)
+
+    def optimizations(self, owner: str) -> StoredOptimizations:
+        return StoredOptimizations(self.database(), owner)
 
     def allocations(self) -> StoredAllocations:
         return StoredAllocations(self.database)

@@ -132,4 +132,17 @@ PROGRAMS = Table(
     _text("run_id"),
     Column("created_at", Float, nullable=False),
     Column("approved_at", Float),
+    _text("candidate", ""),
 )
+OPTIMIZATIONS = Table("optimizations", METADATA, _key("run_id", "runs.run_id"), _text("program"), _text("dataset"))
+FINDINGS = Table(
+    "findings",
+    METADATA,
+    _key("run_id", "runs.run_id"),
+    Column("seq", Integer, primary_key=True),
+    _text("candidate"),
+    _text("split"),
+    _text("row_id"),
+    Column("score", Float),
+)
+"""Which events of an optimization say what it found; only those about a row have a `row_id`."""

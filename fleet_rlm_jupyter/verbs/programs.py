@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import dspy
 
-from fleet_rlm_jupyter.domain.dataset import Split, checked_name
+from fleet_rlm_jupyter.domain.dataset import checked_name
 from fleet_rlm_jupyter.domain.errors import BadRequest
-from fleet_rlm_jupyter.domain.program import Definition, ProgramInfo, parted
-from fleet_rlm_jupyter.engine.saved import definition_of, normal
+from fleet_rlm_jupyter.domain.optimization import Candidate
+from fleet_rlm_jupyter.domain.program import Definition, Origin, ProgramInfo, parted
+from fleet_rlm_jupyter.engine.saved import definition_of, improved, normal
 from fleet_rlm_jupyter.verbs.house import House
 
 if TYPE_CHECKING:  # it imports SQLAlchemy
@@ -63,19 +63,21 @@ class Programs:
         if name in BUILT_IN:
             raise BadRequest(f"{name} comes with the package", "choose another name")
         definition = normal(program) if isinstance(program, Definition) else definition_of(program)
-        masked = self._house.mask.everywhere(definition.model_dump())
-        return self._stored().save(name, Definition.model_validate(masked))
+        return self._keep(name, definition)
 
-    def found(
-        self, parent: ProgramInfo, definition: Definition, scores: Mapping[Split, float], dataset: str, run_id: str
-    ) -> ProgramInfo:
-        """Keep what a run made of a version as the next one."""
-        masked = Definition.model_validate(self._house.mask.everywhere(definition.model_dump()))
-        return self._stored().save(parent.name, masked, parent.version, scores, dataset, run_id)
+    def found(self, program: str, dataset: str, run_id: str, found: Candidate) -> ProgramInfo:
+        """Keep what a run found on a dataset, made from a version of a program, as the next version of that program."""
+        parent, definition = self._stored().get(*parted(program))
+        made = Origin(parent=parent.version, scores=found.scores, dataset=dataset, run_id=run_id, candidate=found.name)
+        return self._keep(parent.name, improved(definition, found.instructions), made)
 
     def approve(self, name: str, version: int) -> ProgramInfo:
         """From now on that version runs by the name alone; an earlier one may be approved again."""
         return self._stored().approve(name, version)
+
+    def _keep(self, name: str, definition: Definition, origin: Origin | None = None) -> ProgramInfo:
+        masked = self._house.mask.everywhere(definition.model_dump())
+        return self._stored().save(name, Definition.model_validate(masked), origin)
 
     def _stored(self) -> StoredPrograms:
         return self._house.store().programs(self._owner)

@@ -13,6 +13,7 @@ from fleet_rlm_jupyter.domain.errors import KeyReused, SessionBusy, StoreFailed
 from fleet_rlm_jupyter.domain.events import Limits, RunEnded
 from fleet_rlm_jupyter.engine.controls import Controls
 from fleet_rlm_jupyter.engine.recorder import Emit
+from fleet_rlm_jupyter.engine.recursion import Site
 from fleet_rlm_jupyter.engine.trace import Watcher
 from fleet_rlm_jupyter.engine.unbroken import unbroken
 from fleet_rlm_jupyter.store.journal import Acceptance
@@ -35,6 +36,11 @@ class Request:
     key: str | None = None
     digest: str = ""
     when_busy: Literal["refuse", "queue"] = "refuse"
+
+    @classmethod
+    def of(cls, site: Site, question: str, in_session: bool, key: str | None, digest: Callable[[], str]) -> Request:
+        """A context may be large: it is digested only where it has to be told from another."""
+        return cls(site.run_id, site.session_id, question, in_session, key, digest() if key is not None else "")
 
     @property
     def scope(self) -> str:
@@ -127,7 +133,7 @@ class Starter:
             return None
         digest, run_id = found
         if digest != request.digest:
-            raise KeyReused(f"the key {request.key} stands for another question already", "use a new key for a new one")
+            raise KeyReused.of(request.key)
         return run_id
 
     def _accepted(self, request: Request, run: LiveRun) -> str:

@@ -26,8 +26,22 @@ from fleet_rlm_jupyter.domain.errors import (
     NoSuchSession,
     StoreFailed,
 )
-from fleet_rlm_jupyter.domain.events import ArtifactWritten, CallEnded, CallStarted, Event, Log, RunEnded
-from fleet_rlm_jupyter.domain.program import Definition
+from fleet_rlm_jupyter.domain.events import (
+    ArtifactWritten,
+    CallEnded,
+    CallStarted,
+    Event,
+    Limits,
+    Log,
+    PhaseStarted,
+    RowScored,
+    RunEnded,
+    RunStarted,
+    ScoreReported,
+    Usage,
+)
+from fleet_rlm_jupyter.domain.optimization import RowScore
+from fleet_rlm_jupyter.domain.program import Definition, Trial
 from fleet_rlm_jupyter.domain.session import Feedback, Run, Turn
 from fleet_rlm_jupyter.settings import Settings
 from fleet_rlm_jupyter.store.allocations import StoredAllocations
@@ -36,10 +50,11 @@ from fleet_rlm_jupyter.store.database import Database
 from fleet_rlm_jupyter.store.datasets import StoredDatasets
 from fleet_rlm_jupyter.store.exports import export_session, import_session
 from fleet_rlm_jupyter.store.journal import Acceptance, FullValue, Journal
+from fleet_rlm_jupyter.store.optimizations import StoredOptimizations
 from fleet_rlm_jupyter.store.programs import StoredPrograms
 from fleet_rlm_jupyter.store.runs import StoredRuns
 from fleet_rlm_jupyter.store.sessions import StoredSessions
-from fleet_rlm_jupyter.store.tables import METADATA
+from fleet_rlm_jupyter.store.tables import FINDINGS, METADATA
 from fleet_rlm_jupyter.testing import MemoryAllocations, ScriptedEngine, UnisolatedSandboxes, scripted_models
 from fleet_rlm_jupyter.workbench import Question, Workbench
 
@@ -250,6 +265,81 @@ def test_the_version_approved_last_is_the_one_in_force_for_its_owner_only(databa
     with pytest.raises(NoSuchProgram):
         mine.approve("qa", 3)
     assert others.save("qa", second).version == 1
+
+
+def tried(database, run_id="r-1", owner="local", program="qa@1", at=100.0):
+    """A run of two candidates that were scored on two rows each."""
+    archive = Archive(database)
+    archive.accept(Acceptance(run_id, "s-1", "optimize", at, owner))
+    texts = {"program": program, "message": "optimize", "model": "m", "isolation": "none"}
+    facts: list = [
+        RunStarted(**texts, limits=Limits(), dataset="d\0", trial=Trial(rounds=3)),
+        PhaseStarted(phase="baseline"),
+    ]
+    for number, candidate in enumerate((program, "candidate 1")):
+        where = {"candidate": candidate, "split": "val"}
+        facts += [RowScored(**where, row_id=row, score=number, expected="4\0", found="4") for row in ("a", "b")]
+        facts.append(ScoreReported(**where, score=number, instructions={"self": f"task {number}"}))
+    archive.append([event(seq, fact, None, run_id) for seq, fact in enumerate(facts)], {})
+    return facts
+
+
+def test_what_an_optimization_found_is_read_while_it_goes_on_and_by_its_owner_only(database):
+    facts = tried(database)
+    mine = StoredOptimizations(database, "local")
+    found = mine.get("r-1")
+    assert (found.status, found.phase, found.trial, found.best) == (None, "baseline", Trial(rounds=3), "candidate 1")
+    assert [(one.name, one.scores, one.instructions) for one in found.candidates] == [
+        ("qa@1", {"val": 0.0}, {"self": "task 0"}), ("candidate 1", {"val": 1.0}, {"self": "task 1"}),
+    ]  # fmt: skip
+    rows = mine.rows("r-1")
+    assert [(row.seq, row.row_id, row.score) for row in rows] == [(2, "a", 0), (3, "b", 0), (5, "a", 1), (6, "b", 1)]
+    assert [row.seq for row in mine.rows("r-1", "candidate 1", "val", limit=1, since=6)] == [6]
+    assert mine.rows("r-1", split="test") == []
+    assert mine.scores("r-1", "candidate 1", "val") == {"a": RowScore("a", 1, 5), "b": RowScore("b", 1, 6)}
+    assert sorted(mine.texts("r-1", [6, 5, *range(100, 2000)])) == [5, 6]
+    assert StoredRuns(database, "local").get("r-1").status is None
+    tried(database, "r-2", at=200.0)
+    assert [one.run_id for one in mine.list()] == ["r-2", "r-1"]
+    assert [one.run_id for one in mine.list("qa", before=200.0)] == ["r-1"]
+    assert mine.list("q") == mine.list("qa@2") == mine.list(dataset="e") == []
+    assert (mine.newest_with("qa@1", "val"), mine.newest_with("qa@1", "test")) == ("r-2", None)
+    theirs = StoredOptimizations(database, "ada")
+    assert (theirs.list(), theirs.newest_with("qa@1", "val")) == ([], None)
+    with pytest.raises(NoSuchRun):
+        theirs.get("r-1")
+    keep(database, "r-3")
+    with pytest.raises(NoSuchRun):
+        mine.rows("r-3")
+    Archive(database).append([event(len(facts), RunEnded(status="done"), run_id="r-1")], {"r-1": turn("r-1")})
+    assert mine.get("r-1").usage == Usage()
+    assert StoredRuns(database, "local").prune(1e12) == 2
+    assert [one.run_id for one in mine.list()] == ["r-2"]
+    with database.reading() as connection:
+        assert connection.execute(sa.select(sa.func.count()).select_from(FINDINGS)).scalar() == len(facts)
+
+
+def test_a_key_holds_for_programs_and_optimizations_over_a_restart(url):
+    engine = ScriptedEngine(lambda prompt: "[[ ## answer ## ]]\n4\n\n[[ ## completed ## ]]")
+    settings = Settings.model_validate({"store": {"url": url}})
+    ids, ended = [], []
+    for _ in range(2):
+        bench = Workbench(settings, UnisolatedSandboxes(), scripted_models(engine))
+        if not ids:
+            bench.programs.save("adder", Definition(signature="question -> answer: int"))
+            bench.datasets.create("sums", [{"question": "2 + 2", "answer": 4, "split": "val"}])
+        runs = [
+            bench.run("adder", {"question": "2 + 2"}, key="a"),
+            bench.optimize("adder", "sums", Trial(optimizer="none"), key="b"),
+        ]
+        ids.append([run.run_id for run in runs])
+        ended.append([run.result(30) for run in runs])
+        with pytest.raises(KeyReused):
+            bench.optimize("adder", "sums", Trial(optimizer="none", seed=1), key="b")
+        bench.close()
+    assert ids[0] == ids[1]
+    assert ended[0] == ended[1]
+    assert engine.calls == 2
 
 
 def test_an_exported_session_comes_back(database):

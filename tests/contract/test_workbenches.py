@@ -10,7 +10,6 @@ import time
 import dspy
 import pytest
 from jupyter_process import wait_until
-from worker_thread import WorkerThread
 
 from fleet_rlm_jupyter.domain.calls import fold
 from fleet_rlm_jupyter.domain.errors import (
@@ -32,7 +31,9 @@ from fleet_rlm_jupyter.domain.ports import Listing
 from fleet_rlm_jupyter.domain.program import Definition
 from fleet_rlm_jupyter.domain.question import Question
 from fleet_rlm_jupyter.remote import RemoteWorkbench
-from fleet_rlm_jupyter.testing import ScriptedEngine, code, scripted_workbench
+from fleet_rlm_jupyter.testing import code
+
+pytest_plugins = ["contract.workbenches_fixture"]
 
 ASK = "SUBMIT(answer=str(len(context)) if isinstance(context, str) else ','.join(sorted(context)))"
 
@@ -44,26 +45,6 @@ def reply(prompt):
         return code("while True: pass" if "endlessly" in prompt else ASK)
     total = sum(map(int, asked[-1])) + (0 if "carefully" in prompt else 1)
     return f"[[ ## answer ## ]]\n{total}\n\n[[ ## completed ## ]]"
-
-
-@pytest.fixture(scope="module")
-def engine():
-    return ScriptedEngine(reply)
-
-
-@pytest.fixture(scope="module")
-def worker(engine):
-    thread = WorkerThread(scripted_workbench(engine))
-    yield thread
-    thread.close()
-
-
-@pytest.fixture(params=["here", "remote"])
-def bench(request, worker):
-    user = f"{request.param} {request.node.name}"
-    if request.param == "here":
-        return worker.bench.seen_by(user)
-    return RemoteWorkbench(worker.url, headers=worker.headers(user))
 
 
 def ask(bench, text="how long?", **more):

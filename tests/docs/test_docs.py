@@ -74,7 +74,7 @@ def events_page() -> str:
     for fact in FACTS:
         lines += [f"### `{_type(fact)}`", _docstring(fact), *_fields(fact, leave_out="type")]
     lines += ["## Parts"]
-    for part in (events.Limits, events.Usage, events.ChildIsolation, ErrorText):
+    for part in (events.Limits, events.Usage, events.Trial, events.ChildIsolation, ErrorText):
         lines += [f"### {part.__name__}", _docstring(part), *_fields(part)]
     return _page(lines)
 

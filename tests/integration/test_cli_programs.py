@@ -107,3 +107,55 @@ def test_a_program_is_evaluated_and_optimized(fleet, tmp_path, adder):
         assert fleet("evaluate", "adder", "--dataset", "sums", "--metric", bad)[0] == 2
     assert fleet("optimize", "adder", "--dataset", "nope")[0] == 2
     assert "offline recipes" in fleet("optimize", "adder", "--dataset", "sums", "--set", "model=offline/recipes")[2]
+
+
+def test_what_was_tried_is_listed_shown_and_compared(fleet, tmp_path, adder):
+    rows = [
+        {"question": f"{number} + 3", "answer": number + 3, "split": ("train", "val", "test")[number % 3]}
+        for number in range(12)
+    ]
+    (tmp_path / "sums.json").write_text(json.dumps(rows), encoding="utf-8")
+    fleet("datasets", "create", "sums", "sums.json")
+    fleet("programs", "save", "adder", "question -> answer: int")
+    assert "nothing was tried that fits" in fleet("optimizations", "list")[2]
+    evaluated = json.loads(fleet("evaluate", "adder", "--dataset", "sums", "--json")[1])["run_id"]
+    optimized = json.loads(fleet("optimize", "adder", "--dataset", "sums", "--json")[1])["run_id"]
+
+    listed = fleet("optimizations", "list", "--program", "adder", "--dataset", "sums")[1].splitlines()
+    assert [line.split()[0] for line in listed] == [optimized, evaluated]
+    assert listed[0].endswith("done        adder@1 on sums: adder@2 val 1.000 test 1.000")
+    found = json.loads(fleet("optimizations", "list", "--json", "--limit", "1")[1])["optimizations"]
+    assert [one["run_id"] for one in found] == [optimized]
+
+    shown = fleet("optimizations", "show", optimized)[1].splitlines()
+    assert re.fullmatch(r"adder@1 on sums  done, phase saving  \d+ LM calls", shown[0])
+    assert "  adder@1  val 0.000  test 0.000" in shown
+    assert shown[-2:] == ["* candidate 1  val 1.000  test 1.000  kept as adder@2", "    self: Add up carefully."]
+    assert json.loads(fleet("optimizations", "show", optimized, "--json")[1])["best"] == "candidate 1"
+
+    code, out, err = fleet(
+        "optimizations", "rows", optimized, "--candidate", "candidate 1", "--split", "val", "--limit", "3"
+    )
+    assert (code, len(out.splitlines())) == (0, 3)
+    assert re.fullmatch(r"\w{8}  candidate 1  val  1.000  (.+) \| \1", out.splitlines()[0])
+    (cursor,) = re.findall(r"more with --cursor (\d+)", err)
+    rest = json.loads(fleet("optimizations", "rows", optimized, "--cursor", cursor, "--json")[1])
+    assert (rest["rows"][0]["candidate"], rest["cursor"]) == ("candidate 1", None)
+
+    code, out, err = fleet("optimizations", "compare", "adder@1", optimized, "--limit", "1")
+    first, second, total, row = out.splitlines()
+    assert (first.split()[0], second, total) == (
+        "adder@1", f"{optimized}  candidate 1 of {optimized}  1.000 (+1.000)", "4 rows of val",
+    )  # fmt: skip
+    assert "  0.000 (+0.000)  1.000 (+1.000)  " in row
+    assert "more with --cursor 1" in err
+    compared = json.loads(fleet("optimizations", "compare", "adder@1", "adder@2", "--split", "test", "--json")[1])
+    assert [side["score"] for side in compared["sides"]] == [0, 1]
+
+    assert fleet("optimizations", "save", optimized)[1].startswith("adder@2  predict")
+    for arguments, why in (
+        (["show", "r-0"], "no run r-0 tried a program"), (["compare", "adder"], "two to 5 can be compared"),
+        (["save", evaluated, "--candidate", "x"], "has scored no x"),
+    ):  # fmt: skip
+        code, _, err = fleet("optimizations", *arguments)
+        assert (code, why in err) == (2, True), err

@@ -13,6 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from fleet_rlm_jupyter.domain.calls import fold
+from fleet_rlm_jupyter.domain.program import Trial
 from fleet_rlm_jupyter.settings import Settings
 from fleet_rlm_jupyter.store.database import Database
 from fleet_rlm_jupyter.store.runs import StoredRuns
@@ -112,6 +113,60 @@ def test_killed_at_any_point_a_run_is_marked_failed_and_nothing_seen_is_lost(tmp
     assert again.run_id in killed
     assert engine.calls == 0
     bench.close()
+
+
+OPTIMIZER = """
+import os, re, signal, sys, time
+import dspy
+from fleet_rlm_jupyter.domain.program import Trial
+from fleet_rlm_jupyter.settings import Settings
+from fleet_rlm_jupyter.testing import ScriptedEngine, UnisolatedSandboxes, scripted_models
+from fleet_rlm_jupyter.workbench import Workbench
+
+def reply(prompt):
+    if "new_instruction" in prompt:
+        return '{"new_instruction": "Add up carefully."}'
+    numbers = [int(text) for text in re.findall(r"(\\d+) [+] 3", prompt)]
+    if numbers[-1] % 3 == 2:  # the last scores, which it does not live to see
+        time.sleep(1)
+        os.kill(os.getpid(), signal.SIGKILL)
+    total = numbers[-1] + 3 + ("carefully" not in prompt)
+    return f"[[ ## answer ## ]]\\n{total}\\n\\n[[ ## completed ## ]]"
+
+settings = Settings.model_validate({"store": {"url": sys.argv[1]}})
+bench = Workbench(settings, UnisolatedSandboxes(), scripted_models(ScriptedEngine(reply)))
+bench.programs.save("adder", dspy.Predict("question -> answer: int"))
+rows = [{"question": f"{n} + 3", "answer": n + 3, "split": ("train", "val", "test")[n % 3]} for n in range(12)]
+bench.datasets.create("sums", rows)
+run = bench.optimize("adder", "sums", Trial(rounds=5), key="k")
+print(run.run_id, flush=True)
+run.result(60)
+"""
+
+
+def test_an_optimization_whose_process_dies_is_marked_failed_with_what_it_spent_and_found(tmp_path):
+    url = f"sqlite:///{tmp_path}/fleet.db"
+    killed = subprocess.run([sys.executable, "-c", OPTIMIZER, url], capture_output=True, text=True, timeout=110)
+    run_id = killed.stdout.strip()
+    engine = ScriptedEngine(lambda prompt: "[[ ## answer ## ]]\n5\n\n[[ ## completed ## ]]")
+    settings = Settings.model_validate({"store": {"url": url}})
+    for _ in range(2):  # to recover once more changes nothing
+        bench = Workbench(settings, UnisolatedSandboxes(), scripted_models(engine))
+        found = bench.optimizations.get(run_id)
+        assert (found.status, found.phase, found.error and found.error.code) == ("failed", "test", "interrupted")
+        assert found.usage is not None
+        assert found.usage.calls == 8 + 7, (
+            "val twice, and a proposal on three rows: what came back, not what was under way"
+        )
+        assert [(one.name, one.scores) for one in found.candidates] == [
+            ("adder@1", {"val": 0.0}), ("candidate 1", {"val": 1.0}),
+        ]  # fmt: skip
+        assert len(bench.optimizations.rows(run_id)[0]) == 8
+        made = bench.optimizations.save(run_id)
+        assert (made.label, made.scores) == ("adder@2", {"val": 1.0})
+        assert bench.optimize("adder", "sums", Trial(rounds=5), key="k").run_id == run_id
+        bench.close()
+    assert engine.calls == 0
 
 
 KINDS = ("disk I/O error", "database or disk is full", "database is locked")

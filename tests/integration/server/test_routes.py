@@ -263,6 +263,8 @@ def test_ids_that_are_guessed_are_not_found(worker, session):
     for guess in ("r-", "s-0", "0", "%2e%2e", "..%2f..", "%00", "a" * 500, "☃", session[:-1], session + "0"):
         assert worker.ask("GET", f"/sessions/{guess}").status_code == 404, guess
         assert worker.ask("GET", f"/runs/{guess}").status_code == 404, guess
+        assert worker.ask("GET", f"/optimizations/{guess}").status_code == 404, guess
+        assert worker.ask("GET", f"/optimizations/{guess}/rows").status_code == 404, guess
 
 
 def put(worker, sha256, offset, raw, more=0):
@@ -337,6 +339,11 @@ BAD = [
     ("GET", "/runs", {"params": {"limit": 0}}, 400, "wrong_type"),
     ("GET", "/runs", {"params": {"nonsense": 1}}, 400, "unknown_field"),
     ("GET", "/runs?search=%ff", {}, 400, "bad_request"),
+    ("GET", "/comparisons", {}, 400, "missing_field"),
+    ("GET", "/comparisons", {"params": {"sides": "a"}}, 400, "bad_request"),
+    ("GET", "/comparisons", {"params": {"sides": "a,b"}}, 404, "no_such_program"),
+    ("GET", "/optimizations", {"params": {"limit": 0}}, 400, "wrong_type"),
+    ("POST", "/optimizations", {"json": {"program": "p", "dataset": "d", "key": ""}}, 400, "wrong_type"),
     ("GET", "/status", {"params": {"x": 1}}, 400, "bad_request"),
     ("GET", "/nowhere", {}, 404, "not_found"),
     ("PUT", "/runs", {}, 405, "method_not_allowed"),

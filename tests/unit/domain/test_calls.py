@@ -223,4 +223,4 @@ def test_golden_trace(trace):
 
 
 def test_there_are_golden_traces_for_the_ways_a_run_can_go():
-    assert {path.stem for path in DATA.glob("*.jsonl")} >= {"plain", "failed_sibling", "over_budget"}
+    assert {path.stem for path in DATA.glob("*.jsonl")} >= {"plain", "failed_sibling", "over_budget", "optimized"}

@@ -22,6 +22,7 @@ from fleet_rlm_jupyter.domain.events import (
     Unrecognized,
 )
 from fleet_rlm_jupyter.domain.previews import PREVIEW_BYTES, preview
+from fleet_rlm_jupyter.domain.program import Trial
 
 TEXTS = st.text(max_size=30)
 JSON = st.recursive(
@@ -44,6 +45,8 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
         return st.dictionaries(TEXTS, values(inside[1]), max_size=3)
     if origin is list:
         return st.lists(values(inside[0]), max_size=3)
+    if kind is Trial:
+        return st.builds(Trial, optimizer=st.sampled_from(["gepa", "none"]), rounds=st.integers(1, 1000))
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return words(kind)
     return {

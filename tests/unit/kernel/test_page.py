@@ -15,6 +15,7 @@ from fleet_rlm_jupyter.kernel.bundle import MOST_BYTES, run_json
 from fleet_rlm_jupyter.kernel.page import as_html, as_text
 
 DATA = Path(__file__).parents[2] / "data"
+GOLDEN = ("plain", "failed_sibling", "over_budget", "kept_session", "optimized")
 TAGS = {"div", "span", "strong", "br", "details", "summary", "ul", "li", "pre"}
 VOID = {"br"}
 
@@ -119,7 +120,7 @@ def test_untrusted_text_stays_text(attack):
     assert attack.strip("\0\u202e").replace("\0", "\\x00") in checked(html).text or "\u202e" in attack
 
 
-@pytest.mark.parametrize("name", ["plain", "failed_sibling", "over_budget", "kept_session"])
+@pytest.mark.parametrize("name", GOLDEN)
 def test_a_golden_run_is_shown_whole(name):
     events = golden(name)
     tree = fold(events)
@@ -132,7 +133,7 @@ def test_a_golden_run_is_shown_whole(name):
             assert call.name in text
 
 
-@pytest.mark.parametrize("name", ["plain", "failed_sibling", "over_budget", "kept_session"])
+@pytest.mark.parametrize("name", GOLDEN)
 def test_the_bundle_is_the_golden_one(name):
     path = DATA / f"{name}.bundle.json"
     made_now = run_json(record(golden(name)), golden(name), Mask(home="/home/nobody"))
@@ -190,7 +191,7 @@ def test_a_deep_or_wide_tree_is_still_a_page():
 
 
 if __name__ == "__main__":
-    for name in ("plain", "failed_sibling", "over_budget", "kept_session"):
+    for name in GOLDEN:
         bundle = run_json(record(golden(name)), golden(name), Mask(home="/home/nobody"))
         (DATA / f"{name}.bundle.json").write_text(
             json.dumps(bundle, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
