@@ -67,14 +67,14 @@ def show_optimization(run_id: str, as_json: bool) -> None:
 def show_rows(run_id: str, candidate: str, split: Any, limit: int, cursor: int, as_json: bool) -> None:
     """Show the rows of an optimization in the order they were scored."""
     with opened_bench() as bench:
-        rows, following = bench.optimizations.rows(run_id, candidate, split, limit, cursor)
+        page = bench.optimizations.rows(run_id, candidate, split, limit, cursor)
     if as_json:
-        print_json({"rows": [row.model_dump(mode="json") for row in rows], "cursor": following})
+        print_json(page.model_dump(mode="json"))
         return
-    for row in rows:
+    for row in page.rows:
         found = row.found if row.error is None else f"failed: {row.error.text}"
         _say(f"{row.row_id[:8]}  {row.candidate}  {row.split}  {row.score:.3f}  {row.expected} | {found}")
-    _say_more(following)
+    _say_more(page.cursor)
 
 
 @optimizations.command("compare")

@@ -7,12 +7,10 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from pydantic import BaseModel
-
 from fleet_rlm_jupyter import engine
 from fleet_rlm_jupyter.connection import Connection
 from fleet_rlm_jupyter.domain.dataset import Dataset, DatasetRow, Split
-from fleet_rlm_jupyter.domain.optimization import Comparison, Optimization, RowResult
+from fleet_rlm_jupyter.domain.optimization import Comparison, Optimization, RowsPage
 from fleet_rlm_jupyter.domain.program import Definition, ProgramInfo
 
 if TYPE_CHECKING:
@@ -26,10 +24,10 @@ class RemotePrograms:
         self._connection = connection
 
     def list(self) -> list[ProgramInfo]:
-        return self._connection.get("/programs", _Programs).programs
+        return self._connection.get("/programs", dict[str, list[ProgramInfo]])["programs"]
 
     def versions(self, name: str) -> list[ProgramInfo]:
-        return self._connection.get(f"/programs/{_word(name)}/versions", _Programs).programs
+        return self._connection.get(f"/programs/{_word(name)}/versions", dict[str, list[ProgramInfo]])["programs"]
 
     def get(self, name: str) -> ProgramInfo:
         return self._connection.get(f"/programs/{_word(name)}", ProgramInfo)
@@ -53,7 +51,7 @@ class RemoteDatasets:
         self._connection = connection
 
     def list(self) -> list[Dataset]:
-        return self._connection.get("/datasets", _Datasets).datasets
+        return self._connection.get("/datasets", dict[str, list[Dataset]])["datasets"]
 
     def get(self, name: str) -> Dataset:
         return self._connection.get(f"/datasets/{_word(name)}", Dataset)
@@ -69,7 +67,7 @@ class RemoteDatasets:
 
     def sample(self, name: str, count: int = 10, split: Split | None = None) -> list[DatasetRow]:
         path = f"/datasets/{_word(name)}/rows"
-        return self._connection.get(path, _Rows, count=count, split=split).rows
+        return self._connection.get(path, dict[str, list[DatasetRow]], count=count, split=split)["rows"]
 
     def delete(self, name: str) -> None:
         self._connection.ask("DELETE", f"/datasets/{_word(name)}", type(None))
@@ -85,17 +83,16 @@ class RemoteOptimizations:
         self, program: str = "", dataset: str = "", limit: int = 20, before: float | None = None
     ) -> list[Optimization]:
         query = {"program": program, "dataset": dataset, "limit": limit, "before": before}
-        return self._connection.get("/optimizations", _Optimizations, **query).optimizations
+        return self._connection.get("/optimizations", dict[str, list[Optimization]], **query)["optimizations"]
 
     def get(self, run_id: str) -> Optimization:
         return self._connection.get(f"/optimizations/{_word(run_id)}", Optimization)
 
     def rows(
         self, run_id: str, candidate: str = "", split: Split | None = None, limit: int = 100, cursor: int = 0
-    ) -> tuple[list[RowResult], int | None]:
+    ) -> RowsPage:
         query = {"candidate": candidate, "split": split, "limit": limit, "cursor": cursor}
-        page = self._connection.get(f"/optimizations/{_word(run_id)}/rows", _Results, **query)
-        return page.rows, page.cursor
+        return self._connection.get(f"/optimizations/{_word(run_id)}/rows", RowsPage, **query)
 
     def compare(self, *names: str, split: Split = "val", limit: int = 100, cursor: int = 0) -> Comparison:
         query = {"sides": ",".join(names), "split": split, "limit": limit, "cursor": cursor}
@@ -104,27 +101,6 @@ class RemoteOptimizations:
     def save(self, run_id: str, candidate: str = "") -> ProgramInfo:
         path = f"/optimizations/{_word(run_id)}/versions"
         return self._connection.ask("POST", path, ProgramInfo, {"candidate": candidate}, is_safe=True)
-
-
-class _Programs(BaseModel):
-    programs: list[ProgramInfo]
-
-
-class _Datasets(BaseModel):
-    datasets: list[Dataset]
-
-
-class _Rows(BaseModel):
-    rows: list[DatasetRow]
-
-
-class _Optimizations(BaseModel):
-    optimizations: list[Optimization]
-
-
-class _Results(BaseModel):
-    rows: list[RowResult]
-    cursor: int | None
 
 
 def _lines(rows: Iterable[object]) -> str:

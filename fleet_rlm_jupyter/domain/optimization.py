@@ -108,6 +108,13 @@ class RowResult(_Seen):
     error: ErrorText | None = None
 
 
+class RowsPage(_Seen):
+    """Rows in the order they were scored. The next page begins at `cursor`; None: there is none."""
+
+    rows: list[RowResult]
+    cursor: int | None = None
+
+
 class Side(_Seen):
     """What is compared: a candidate of a run. `score` is its mean over the rows that all sides have.
 

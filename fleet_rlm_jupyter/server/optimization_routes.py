@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from fleet_rlm_jupyter.domain.dataset import Split
-from fleet_rlm_jupyter.domain.optimization import Comparison, Optimization, RowResult
+from fleet_rlm_jupyter.domain.optimization import Comparison, Optimization, RowsPage
 from fleet_rlm_jupyter.domain.program import ProgramInfo, Trial
 from fleet_rlm_jupyter.server.desk import Asked
 from fleet_rlm_jupyter.server.schema import MAX_SEQ, Accepted, StartBody, Wire
@@ -47,13 +47,6 @@ class ResultsQuery(_Page):
     split: Split | None = None
 
 
-class ResultsPage(Wire):
-    """Rows in the order they were scored. The next page begins at `cursor`; null: there is none."""
-
-    rows: list[RowResult]
-    cursor: int | None
-
-
 class ComparisonQuery(_Page):
     """What is compared."""
 
@@ -88,10 +81,9 @@ def optimization(asked: Asked, run_id: str) -> Optimization:
     return asked.bench.optimizations.get(run_id)
 
 
-def optimization_rows(asked: Asked, run_id: str, query: ResultsQuery) -> ResultsPage:
+def optimization_rows(asked: Asked, run_id: str, query: ResultsQuery) -> RowsPage:
     """A page of its rows, each with its score, what was expected and what was found."""
-    rows, cursor = asked.bench.optimizations.rows(run_id, query.candidate, query.split, query.limit, query.cursor)
-    return ResultsPage(rows=rows, cursor=cursor)
+    return asked.bench.optimizations.rows(run_id, query.candidate, query.split, query.limit, query.cursor)
 
 
 def save_candidate(asked: Asked, run_id: str, body: SaveCandidateBody) -> ProgramInfo:

@@ -12,7 +12,7 @@ from fleet_rlm_jupyter.domain.optimization import (
     ComparedRow,
     Comparison,
     Optimization,
-    RowResult,
+    RowsPage,
     Side,
     most_different_first,
 )
@@ -49,10 +49,10 @@ class Optimizations:
 
     def rows(
         self, run_id: str, candidate: str = "", split: Split | None = None, limit: int = 100, cursor: int = 0
-    ) -> tuple[list[RowResult], int | None]:
-        """A page of the rows in the order they were scored, and where the next one begins (None: there is none)."""
+    ) -> RowsPage:
+        """Rows in the order they were scored, of that candidate and split alone where they are named."""
         found = self._stored().rows(run_id, candidate, split, limit + 1, cursor)
-        return found[:limit], found[limit].seq if len(found) > limit else None
+        return RowsPage(rows=found[:limit], cursor=found[limit].seq if len(found) > limit else None)
 
     def compare(self, *names: str, split: Split = "val", limit: int = 100, cursor: int = 0) -> Comparison:
         """Up to five side by side, row by row. The rows on which they differ most come first.

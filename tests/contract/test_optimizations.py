@@ -287,21 +287,20 @@ def test_an_optimization_tells_its_phase_and_its_candidates_as_it_goes_and_what_
 def test_an_optimization_has_a_result_for_every_row_page_by_page(bench):
     run = bench.optimize("adder", "sums", Trial(rounds=5))
     run.result(60)
-    whole, following = bench.optimizations.rows(run.run_id)
-    assert following is None
+    whole = bench.optimizations.rows(run.run_id)
     paged, cursor = [], 0
     while cursor is not None:
-        page, cursor = bench.optimizations.rows(run.run_id, limit=3, cursor=cursor)
-        assert len(page) == 3 or cursor is None
-        paged += page
-    assert paged == whole
-    counts = Counter((row.candidate, row.split, row.score) for row in whole)
+        page = bench.optimizations.rows(run.run_id, limit=3, cursor=cursor)
+        paged, cursor = paged + page.rows, page.cursor
+        assert len(page.rows) == 3 or cursor is None
+    assert (paged, None) == (whole.rows, whole.cursor)
+    counts = Counter((row.candidate, row.split, row.score) for row in whole.rows)
     assert counts == {
         ("adder@1", "val", 0.0): 4, ("candidate 1", "val", 1.0): 4,
         ("adder@1", "test", 0.0): 4, ("candidate 1", "test", 1.0): 4,
     }  # fmt: skip
     known = {row.row_id: row.fields["answer"] for row in bench.datasets.sample("sums", 100)}
-    tested, _ = bench.optimizations.rows(run.run_id, "candidate 1", "test")
+    tested = bench.optimizations.rows(run.run_id, "candidate 1", "test").rows
     assert len({row.row_id for row in tested}) == 4
     for row in tested:
         assert row.expected == row.found == f'{{"answer": {known[row.row_id]}}}'
@@ -314,7 +313,7 @@ def test_a_row_that_failed_says_why_in_its_place(bench):
     bench.datasets.create("some", [{**row, "split": "val"} for row in rows])
     run = bench.optimize("adder", "some", EVALUATE)
     run.result(60)
-    found, _ = bench.optimizations.rows(run.run_id, split="val")
+    found = bench.optimizations.rows(run.run_id, split="val").rows
     assert sorted((row.score, row.found, row.error and row.error.code) for row in found) == [
         (0.0, "", "model_failed"), (1.0, '{"answer": 4}', None), (1.0, '{"answer": 6}', None),
     ]  # fmt: skip

@@ -41,7 +41,7 @@ from fleet_rlm_jupyter.domain.events import (
     Usage,
 )
 from fleet_rlm_jupyter.domain.optimization import RowScore
-from fleet_rlm_jupyter.domain.program import Definition, Trial
+from fleet_rlm_jupyter.domain.program import Definition, Origin, Trial
 from fleet_rlm_jupyter.domain.session import Feedback, Run, Turn
 from fleet_rlm_jupyter.settings import Settings
 from fleet_rlm_jupyter.store.allocations import StoredAllocations
@@ -247,9 +247,10 @@ def test_the_version_approved_last_is_the_one_in_force_for_its_owner_only(databa
     mine, others = StoredPrograms(database, "ann"), StoredPrograms(database, "bob")
     first, second = Definition(signature="q -> a: int"), Definition(signature="q -> a", state={"x": ["ü\0"]})
     assert mine.save("qa", first).is_approved
-    made = mine.save("qa", second, parent=1, scores={"val": 0.5}, dataset="d", run_id="r-1")
-    assert (made.version, made.parent, made.scores, made.dataset, made.run_id) == (2, 1, {"val": 0.5}, "d", "r-1")
-    assert not made.is_approved
+    origin = Origin(parent=1, scores={"val": 0.5}, dataset="d", run_id="r-1", candidate="candidate 3")
+    made = mine.save("qa", second, origin)
+    assert (made.version, Origin.model_validate(made.model_dump()), made.is_approved) == (2, origin, False)
+    assert (mine.of_run("r-1"), others.of_run("r-1")) == ({"candidate 3": "qa@2"}, {})
     assert mine.get("qa")[1] == first
     assert mine.get("qa", 2)[1] == second
     mine.approve("qa", 2)

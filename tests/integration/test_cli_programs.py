@@ -25,7 +25,15 @@ def reply(prompt: str) -> str:
 
 
 @pytest.fixture
-def adder(monkeypatch):
+def adder(fleet, monkeypatch, tmp_path):
+    """A program that is wrong, rows that show it, and a model that knows better."""
+    rows = [
+        {"question": f"{number} + 3", "answer": number + 3, "split": ("train", "val", "test")[number % 3]}
+        for number in range(12)
+    ]
+    (tmp_path / "sums.json").write_text(json.dumps(rows), encoding="utf-8")
+    fleet("datasets", "create", "sums", "sums.json")
+    fleet("programs", "save", "adder", "question -> answer: int")
     with ScriptedModel(reply) as model:
         for name, value in model.settings.items():
             monkeypatch.setenv(f"FLEET_{name.upper()}", str(value))
@@ -83,14 +91,7 @@ def test_what_cannot_be_is_said_in_one_line(fleet, tmp_path):
         assert (code, why in err) == (2, True), err
 
 
-def test_a_program_is_evaluated_and_optimized(fleet, tmp_path, adder):
-    rows = [
-        {"question": f"{number} + 3", "answer": number + 3, "split": ("train", "val", "test")[number % 3]}
-        for number in range(12)
-    ]
-    (tmp_path / "sums.json").write_text(json.dumps(rows), encoding="utf-8")
-    fleet("datasets", "create", "sums", "sums.json")
-    fleet("programs", "save", "adder", "question -> answer: int")
+def test_a_program_is_evaluated_and_optimized(fleet, adder):
     code, out, err = fleet("evaluate", "adder", "--dataset", "sums", "--metric", "number", "--tolerance", "1")
     assert (code, out.splitlines()[0]) == (0, "adder@1 scores 1.000 on val of sums (4 rows)")
     assert "adder@1 scores 1.000 on val" in err
@@ -109,14 +110,7 @@ def test_a_program_is_evaluated_and_optimized(fleet, tmp_path, adder):
     assert "offline recipes" in fleet("optimize", "adder", "--dataset", "sums", "--set", "model=offline/recipes")[2]
 
 
-def test_what_was_tried_is_listed_shown_and_compared(fleet, tmp_path, adder):
-    rows = [
-        {"question": f"{number} + 3", "answer": number + 3, "split": ("train", "val", "test")[number % 3]}
-        for number in range(12)
-    ]
-    (tmp_path / "sums.json").write_text(json.dumps(rows), encoding="utf-8")
-    fleet("datasets", "create", "sums", "sums.json")
-    fleet("programs", "save", "adder", "question -> answer: int")
+def test_what_was_tried_is_listed_shown_and_compared(fleet, adder):
     assert "nothing was tried that fits" in fleet("optimizations", "list")[2]
     evaluated = json.loads(fleet("evaluate", "adder", "--dataset", "sums", "--json")[1])["run_id"]
     optimized = json.loads(fleet("optimize", "adder", "--dataset", "sums", "--json")[1])["run_id"]

@@ -161,7 +161,7 @@ def test_an_optimization_whose_process_dies_is_marked_failed_with_what_it_spent_
         assert [(one.name, one.scores) for one in found.candidates] == [
             ("adder@1", {"val": 0.0}), ("candidate 1", {"val": 1.0}),
         ]  # fmt: skip
-        assert len(bench.optimizations.rows(run_id)[0]) == 8
+        assert len(bench.optimizations.rows(run_id).rows) == 8
         made = bench.optimizations.save(run_id)
         assert (made.label, made.scores) == ("adder@2", {"val": 1.0})
         assert bench.optimize("adder", "sums", Trial(rounds=5), key="k").run_id == run_id

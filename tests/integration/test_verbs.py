@@ -257,9 +257,22 @@ def test_a_key_that_stands_for_something_else_is_an_error(make):
     bench.ask(Question("how many?", context="x", key="k")).result(30)
     for other in (Question("how much?", context="x", key="k"), Question("how many?", context="y", key="k")):
         for where in (bench, make()):
-            with pytest.raises(KeyReused, match="another question"):
+            with pytest.raises(KeyReused, match="another request"):
                 where.ask(other)
     assert len(bench.runs.list()) == 1
+
+
+def test_a_program_of_ones_own_runs_once_for_its_key_and_one_that_differs_in_a_word_is_another(make):
+    engine = ScriptedEngine(lambda prompt: ANSWER)
+    inputs = {"question": "how many?"}
+    runs = [make(engine).run(dspy.Predict("question -> answer"), inputs, key="k") for _ in range(2)]
+    assert [live.result(30).answer for live in runs] == ["42", "42"]
+    assert runs[0].run_id == runs[1].run_id
+    told = dspy.Predict(dspy.Signature("question -> answer", "Be brief."))
+    for program, given in ((told, inputs), (dspy.Predict("question -> answer"), {"question": "how much?"})):
+        with pytest.raises(KeyReused):
+            make(engine).run(program, given, key="k")
+    assert engine.calls == 1
 
 
 def test_the_same_key_in_another_session_or_of_another_user_is_another_key(make):

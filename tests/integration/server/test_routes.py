@@ -157,7 +157,7 @@ def test_a_run_over_rest_is_cancelled_over_rest(worker, session):
 BODIES = {
     "{session_id}": {"title": "x"}, "cancel": {}, "answer": {"call_id": "c", "text": "t"}, "feedback": {"rating": 1},
     "folders": {"path": "memory/x"}, "move": {"path": "memory/x", "to": "memory/y"},
-    "datasets": {"name": "x"},
+    "datasets": {"name": "x"}, "versions": {},
 }  # fmt: skip
 
 
