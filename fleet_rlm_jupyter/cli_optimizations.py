@@ -45,8 +45,7 @@ def show_optimization(run_id: str, as_json: bool) -> None:
     if as_json:
         print_json(one.model_dump(mode="json"))
         return
-    spent = "" if one.usage is None else f"  {one.usage.calls} LM calls"
-    _say(f"{one.program} on {one.dataset}  {one.status or 'running'}, phase {one.phase}{spent}")
+    _say(f"{one.program} on {one.dataset}  {one.status or 'running'}, phase {one.phase}  {one.usage.calls} LM calls")
     if one.error is not None:
         _say(f"  {one.error.text}")
     for candidate in one.candidates:

@@ -10,7 +10,15 @@ from pydantic import BaseModel, ConfigDict
 
 from fleet_rlm_jupyter.domain.dataset import Split
 from fleet_rlm_jupyter.domain.errors import BadRequest, ErrorText
-from fleet_rlm_jupyter.domain.events import Fact, PhaseStarted, RunStarted, RunStatus, ScoreReported, Usage
+from fleet_rlm_jupyter.domain.events import (
+    BudgetSpent,
+    Fact,
+    PhaseStarted,
+    RunStarted,
+    RunStatus,
+    ScoreReported,
+    Usage,
+)
 from fleet_rlm_jupyter.domain.program import Trial
 from fleet_rlm_jupyter.domain.session import KeptRun, Run
 
@@ -37,7 +45,7 @@ class Optimization(_Seen):
     """A run that tried `program` on `dataset`, as far as it has come. Times are seconds since the epoch.
 
     `status` is None while it goes on, `phase` the last one that it came to. `best` is the candidate that scored most on
-    val, the earliest of equals; where nothing was proposed it is the program. `usage` is known when it has ended.
+    val, the earliest of equals; where nothing was proposed it is the program. `usage` is what was spent by now.
     """
 
     run_id: str
@@ -52,18 +60,20 @@ class Optimization(_Seen):
     candidates: list[Candidate]
     best: str
     error: ErrorText | None = None
-    usage: Usage | None = None
+    usage: Usage = Usage()
 
     @classmethod
     def of(cls, kept: KeptRun, facts: Iterable[Fact], ended: Run | None, versions: dict[str, str]) -> Optimization:
         """From the facts about it, in their order; `versions` are those that were kept of it, by candidate."""
-        said: dict[str, Any] = {}
+        said: dict[str, Any] = {} if ended is None else {"usage": ended.usage, "error": ended.error}
         tried: dict[str, Candidate] = {}
         for fact in facts:
             if isinstance(fact, RunStarted):
                 said |= {"program": fact.program, "dataset": fact.dataset, "trial": fact.trial}
             elif isinstance(fact, PhaseStarted):
                 said["phase"] = fact.phase
+            elif isinstance(fact, BudgetSpent):
+                said["usage"] = Usage(calls=fact.calls, cost=fact.cost, seconds=fact.seconds)
             elif isinstance(fact, ScoreReported):
                 known = tried.get(fact.candidate, Candidate(name=fact.candidate))
                 update: dict[str, Any] = {"scores": {**known.scores, fact.split: fact.score}}
@@ -79,8 +89,6 @@ class Optimization(_Seen):
             **kept.model_dump(include={"run_id", "session_id", "started_at", "ended_at", "status"}),
             candidates=candidates,
             best=program if best is None else best.name,
-            error=ended and ended.error,
-            usage=ended and ended.usage,
         )
 
     def candidate(self, name: str = "") -> Candidate:

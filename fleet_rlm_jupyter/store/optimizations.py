@@ -20,6 +20,9 @@ from fleet_rlm_jupyter.store.tables import EVENTS, FINDINGS, OPTIMIZATIONS, RUNS
 _SOME = 500
 """Events that one query names at the most."""
 
+_SPENT = '"type":"budget.spent"'
+"""In a line of such an event and of no other: quotes in a text have a backslash."""
+
 
 class StoredOptimizations(Kept):
     """Those of others look as if not there. Raises StoreFailed and NoSuchRun."""
@@ -104,8 +107,12 @@ class StoredOptimizations(Kept):
         kept = KeptRun.model_validate(row)
         about = sa.select(EVENTS.c.line).join(FINDINGS, _same_event())
         about = about.where(FINDINGS.c.run_id == kept.run_id, FINDINGS.c.row_id == "").order_by(FINDINGS.c.seq)
+        spent = sa.select(EVENTS.c.line).where(EVENTS.c.run_id == kept.run_id, EVENTS.c.line.contains(_SPENT))
         with self._database.reading() as connection:
-            facts = [Event.decode(line).fact for line in connection.execute(about).scalars()]
+            lines = list(connection.execute(about).scalars())
+            if record is None:
+                lines += connection.execute(spent.order_by(EVENTS.c.seq.desc()).limit(1)).scalars()
+        facts = [Event.decode(line).fact for line in lines]
         versions = StoredPrograms(self._database, self._owner).of_run(kept.run_id)
         return Optimization.of(kept, facts, Run.model_validate_json(record) if record else None, versions)
 

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import dspy
 import pytest
+from jupyter_process import wait_until
 
 from fleet_rlm_jupyter.domain.errors import BadRequest, KeyReused, NoSuchDataset, NoSuchProgram, NoSuchRun
 from fleet_rlm_jupyter.domain.events import BudgetSpent, Limits, Log, PhaseStarted, ScoreReported
@@ -265,10 +266,11 @@ def test_an_optimization_tells_its_phase_and_its_candidates_as_it_goes_and_what_
     with held(engine, "the proposal") as line:
         run = bench.optimize("adder", "sums", Trial(rounds=5))
         assert line.is_there.wait(30)
+        wait_until(lambda: bench.optimizations.get(run.run_id).usage.calls == 4 + 3, 10)
         going_on = bench.optimizations.get(run.run_id)
         line.is_free.set()
         ended = run.result(60)
-    assert (going_on.status, going_on.phase, going_on.best, going_on.usage) == (None, "search", "adder@1", None)
+    assert (going_on.status, going_on.phase, going_on.best, going_on.error) == (None, "search", "adder@1", None)
     assert [(one.name, one.scores) for one in going_on.candidates] == [("adder@1", {"val": 0.0})]
     found = bench.optimizations.get(run.run_id)
     assert (found.program, found.dataset, found.trial) == ("adder@1", "sums", Trial(rounds=5))
@@ -341,6 +343,8 @@ def test_optimizations_are_listed_by_program_and_dataset_and_not_those_of_others
         for verb in ("get", "rows", "save"):
             with pytest.raises(NoSuchRun):
                 getattr(other.optimizations, verb)(run_id)
+        with pytest.raises(NoSuchRun):
+            other.optimizations.compare(run_id, run_id)
 
 
 def test_optimizations_and_versions_are_compared_row_by_row(bench):
