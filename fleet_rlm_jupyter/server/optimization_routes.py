@@ -67,7 +67,7 @@ def optimize(asked: Asked, body: OptimizeBody) -> Accepted:
 
     With a key that was used before: the run of then.
     """
-    return asked.accepted(asked.bench.optimize(body.program, body.dataset, body.trial, body.limits, None, body.key))
+    return asked.accepted(asked.bench.optimize(body.program, body.dataset, body.trial, body.limits, key=body.key))
 
 
 def optimizations(asked: Asked, query: OptimizationsQuery) -> OptimizationsPage:

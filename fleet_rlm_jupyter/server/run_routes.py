@@ -57,7 +57,7 @@ def ask(asked: Asked, body: AskBody) -> Accepted:
 
 def run_program(asked: Asked, name: str, body: RunBody) -> Accepted:
     """Run a program by its name. With a key that was used before: the run of then."""
-    return asked.accepted(asked.bench.run(name, body.inputs, body.limits, None, body.session_id, body.key))
+    return asked.accepted(asked.bench.run(name, body.inputs, body.limits, session_id=body.session_id, key=body.key))
 
 
 def list_runs(asked: Asked, query: RunsQuery) -> RunsPage:

@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from fleet_rlm_jupyter.domain.errors import StoreFailed
 
-HEAD = "0006"
+HEAD = "0007"
 BUSY_SECONDS = 2.0
 
 _MIGRATIONS = str(Path(__file__).with_name("migrations"))

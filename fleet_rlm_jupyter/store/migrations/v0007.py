@@ -1,9 +1,9 @@
-"""Version 6: runs that try a program on a dataset, and which of their events say what they found."""
+"""Version 7: runs that try a program on a dataset, and which of their events say what they found."""
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0006"
+revision = "0007"
 down_revision = "0004"
 
 
