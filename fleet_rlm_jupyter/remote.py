@@ -15,7 +15,6 @@ from pydantic import BaseModel, TypeAdapter
 from fleet_rlm_jupyter.connection import Connection
 from fleet_rlm_jupyter.domain.api import API_VERSION
 from fleet_rlm_jupyter.domain.calls import CallTree, fold
-from fleet_rlm_jupyter.domain.context import Context
 from fleet_rlm_jupyter.domain.errors import BadRequest, FleetError, ServerUnavailable
 from fleet_rlm_jupyter.domain.events import Event, Limits
 from fleet_rlm_jupyter.domain.program import Trial
@@ -145,11 +144,10 @@ class RemoteWorkbench:
         if asked.context is not None and asked.paths:
             raise BadRequest("a context is given twice", "pass paths or a value, not both")
         context = read_context(asked.paths, ContextSettings()) if asked.paths else asked.context
-        value = context.value if isinstance(context, Context) else context
         staged = stage(asked.context_paths, load().settings) if asked.context_paths else asked.staged
         body = {
             "question": asked.text,
-            "context": None if value is None else self.contexts.upload(value),
+            "context": None if context is None else self.contexts.upload(context),
             "mode": asked.mode,
             "recipe": asked.recipe,
             "slots": dict(asked.slots),
@@ -173,6 +171,9 @@ class RemoteWorkbench:
         key: str | None = None,
     ) -> RemoteRun:
         """Run a program of the server by its name. A module of the caller's own runs where the caller is."""
+        if program == "ask" and sorted(inputs) == ["context", "question"]:
+            asked = Question(str(inputs["question"]), context=inputs["context"], session_id=session_id, key=key)
+            return self.ask(asked, limits, watcher, hold)
         body = {"inputs": dict(inputs), "session_id": session_id}
         question = str(inputs.get("question", program))
         return self._start(f"/programs/{_id(program)}/runs", body, key, limits, question, watcher, hold)

@@ -1,4 +1,4 @@
-"""Contexts on a Jupyter server: uploaded by digest, each only once."""
+"""Contexts on a Jupyter server: uploaded by digest, each only once, tables with their types."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ from urllib.parse import quote
 from pydantic import BaseModel
 
 from fleet_rlm_jupyter.connection import Connection
-from fleet_rlm_jupyter.domain.context import Value
-from fleet_rlm_jupyter.domain.errors import ServerUnavailable
+from fleet_rlm_jupyter.domain.context import Context, Manifest, Value
+from fleet_rlm_jupyter.domain.errors import FleetError, ServerUnavailable
 from fleet_rlm_jupyter.domain.staging import Staging
+from fleet_rlm_jupyter.verbs.frames import packed
 
 PIECE_BYTES = 1024**2
+
+MOST_NOTED = 1000
+"""Characters of what is told of a context."""
 
 MOST_TRIES = 4
 """Of an upload; each goes on where the last one broke off."""
@@ -28,14 +32,23 @@ class RemoteContexts:
     def has(self, sha256: str) -> bool:
         return self._state(sha256).is_complete
 
-    def upload(self, value: Value) -> dict[str, str]:
-        """Have it on the server, once; returns what a question names it by."""
-        kind = "text" if isinstance(value, str) else "json"
-        text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
-        raw = text.encode("utf-8", "surrogatepass")
+    def upload(self, given: Value | Context) -> dict[str, str]:
+        """Have it on the server, once; returns what a question names it by.
+
+        Of a table its bytes with types go, and the server writes the CSV; where they cannot, the CSV goes and is told.
+        """
+        context = given if isinstance(given, Context) else Context(given, Manifest())
+        made, note = None, context.manifest.remarks
+        if context.table is not None:
+            there = self._readers()
+            made = packed(context.table, there)
+            if made is None:
+                why = "its values have no common form" if there else "the server has no pandas"
+                note = "; ".join(filter(None, (note, f"a table without its types, as CSV: {why}")))
+        kind, raw = made or _as_text(context.value)
         sha256 = hashlib.sha256(raw).hexdigest()
         self.put(sha256, raw)
-        return {"sha256": sha256, "kind": kind}
+        return {"sha256": sha256, "kind": kind, "note": note[:MOST_NOTED]}
 
     def upload_staged(self, staging: Staging) -> str:
         """Have staged files on the server, each once; returns the digest of their manifest."""
@@ -59,8 +72,25 @@ class RemoteContexts:
                 if tries == MOST_TRIES:
                     raise
 
+    def _readers(self) -> list[str]:
+        try:
+            return self._connection.get("/contexts", _Readable).libraries
+        except FleetError as err:
+            if err.code == "not_found":  # an earlier server, which reads texts
+                return []
+            raise
+
     def _state(self, sha256: str) -> _Upload:
         return self._connection.get(f"/contexts/{quote(sha256, safe='')}", _Upload)
+
+
+def _as_text(value: Value) -> tuple[str, bytes]:
+    kind, text = ("text", value) if isinstance(value, str) else ("json", json.dumps(value, sort_keys=True))
+    return kind, text.encode("utf-8", "surrogatepass")
+
+
+class _Readable(BaseModel):
+    libraries: list[str]
 
 
 class _Upload(BaseModel):

@@ -135,13 +135,12 @@ class Workbench:
         workspace, staging = self._workspace(asked, models), self._staging(asked, models)
         text = composed(asked, is_offline=models.is_offline)
         context = self._context(asked)
-        notes = str(context.manifest) if context.manifest.files else ""
         site = self._site(
             self._session_id(asked.session_id), trusted_code=models.is_offline, can_answer=asked.can_answer
         )
         site = replace(site, workspace=workspace, staging=staging)
         history = self._history(site.session_id) if asked.session_id is not None and not models.is_offline else None
-        program = Ask(site, asked.mode, notes, history, context.table)
+        program = Ask(site, asked.mode, str(context), history, context.table)
         inputs = {"context": context.value, "question": text}
         program.prepare(inputs)
         request = Request.of(site, asked.text, asked.session_id is not None, asked.key, asked.digest)

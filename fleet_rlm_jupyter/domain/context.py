@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 Value = str | dict[str, str]
 
+_AS_TABLE = "a DataFrame where the sandbox has pandas, else a dict of columns; CSV for recipes"
+
 
 @dataclass(slots=True)
 class Manifest:
@@ -25,7 +27,13 @@ class Manifest:
         self.notes += other.notes
 
     def __str__(self) -> str:
-        parts = [f"{self.files:,} file{'s' if self.files != 1 else ''}, {self.bytes / 1e6:.1f} MB"]
+        size = f"{self.files:,} file{'s' if self.files != 1 else ''}, {self.bytes / 1e6:.1f} MB"
+        return "; ".join(filter(None, (size, self.remarks)))
+
+    @property
+    def remarks(self) -> str:
+        """What is to be said beside the size, if anything is."""
+        parts: list[str] = []
         if self.notebooks:
             parts.append(
                 f"{self.notebooks:,} of them notebook{'s' if self.notebooks != 1 else ''}: cells and text outputs"
@@ -53,6 +61,11 @@ class Context:
         """A value that is there already: every text counts as a file."""
         texts = [value] if isinstance(value, str) else value.values()
         return cls(value, Manifest(len(texts), sum(map(utf8_bytes, texts))))
+
+    def __str__(self) -> str:
+        """What is shown of it; nothing for one that is not there."""
+        shown = str(self.manifest) if self.manifest.files else ""
+        return shown if self.table is None else f"{shown}; {_AS_TABLE}"
 
 
 def utf8_bytes(text: str) -> int:

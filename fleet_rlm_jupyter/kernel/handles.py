@@ -228,7 +228,7 @@ class Notebook:
         if context is None and options.paths:
             context = read_context(options.paths, bench.settings.context)
         staged = stage(options.staged, bench.settings) if options.staged else None
-        asked = replace(asked, paths=(), context=context and context.value, context_paths=(), staged=staged)
+        asked = replace(asked, paths=(), context=context, context_paths=(), staged=staged)
         bounds = limits if self._is_bounded(options) else None
         remote = self.remote(place.server)
         return self._held(lambda hold: remote.ask(asked, bounds, hold=hold), bench, place, take)
@@ -245,10 +245,9 @@ class Notebook:
         place = self.place(options, tie_of(program, given, bench))
         if place.server is None:
             return self._held(lambda hold: bench.run(program, given, limits, hold=hold), bench, place, take)
-        sent = {name: value.value if isinstance(value, Context) else value for name, value in given.items()}
         bounds = limits if self._is_bounded(options) else None
         remote = self.remote(place.server)
-        return self._held(lambda hold: remote.run(program, sent, bounds, hold=hold), bench, place, take)
+        return self._held(lambda hold: remote.run(program, given, bounds, hold=hold), bench, place, take)
 
     def _is_bounded(self, options: AskOptions) -> bool:
         """Whether this notebook says what a run may spend, and not the server's settings."""

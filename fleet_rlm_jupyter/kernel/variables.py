@@ -28,6 +28,7 @@ from fleet_rlm_jupyter.domain.context import Context, Manifest, Value
 from fleet_rlm_jupyter.domain.errors import BadRequest
 from fleet_rlm_jupyter.engine.contexts import read_context
 from fleet_rlm_jupyter.settings import ContextSettings
+from fleet_rlm_jupyter.verbs.frames import is_plain
 
 
 def context_of(names: list[str], known: Mapping[str, object], limits: ContextSettings) -> Context:
@@ -55,7 +56,6 @@ def as_context(value: object, limits: ContextSettings, name: str = "context") ->
     if "pandas.DataFrame" in _kinds(value):
         thing: Any = value
         made.table = thing.copy()  # the next cell may change it while the question is still being answered
-        made.manifest.notes.append("a DataFrame where the sandbox has pandas, else a dict of columns; CSV for recipes")
     return made
 
 
@@ -133,11 +133,11 @@ def _table(value: object) -> str | None:
     thing: Any = value
     kinds = _kinds(value)
     if "pandas.DataFrame" in kinds:
-        return thing.to_csv(index=not _is_plain(thing.index))
+        return thing.to_csv(index=not is_plain(thing.index))
     if kinds & {"pandas.Series", "pandas.Index"}:
         series = thing.to_series() if "pandas.Index" in kinds else thing
         return series.to_frame(name=series.name if series.name is not None else "value").to_csv(
-            index=not _is_plain(series.index)
+            index=not is_plain(series.index)
         )
     if "polars.DataFrame" in kinds:
         return thing.write_csv()
@@ -148,11 +148,6 @@ def _table(value: object) -> str | None:
 
 def _kinds(value: object) -> set[str]:
     return {f"{base.__module__.split('.')[0]}.{base.__name__}" for base in type(value).__mro__}
-
-
-def _is_plain(index: Any) -> bool:
-    """The index counts 0, 1, 2… and says nothing."""
-    return type(index).__name__ == "RangeIndex" and index.name is None
 
 
 def _array(array: Any) -> str:

@@ -53,16 +53,18 @@ def encoded(value: Any, there: frozenset[str]) -> tuple[str, bytes] | None:
     return "columns", _columns(value, kind)
 
 
-def decoded(kind: str, data: bytes) -> Any:
-    """The value in `data`; raises ValueError for what `encoded` never writes, ImportError without the library."""
-    if kind in ("npy", "columns"):
-        try:
-            return _array(data) if kind == "npy" else _table(data)
-        except (KeyError, TypeError, IndexError, AttributeError, ArithmeticError, RecursionError) as err:
-            raise ValueError("not a table") from err
-    if kind == "arrow":
-        reader = importlib.import_module("pyarrow").ipc.open_stream(io.BytesIO(data))
-        return reader.read_pandas()
+def decoded(kind: str, data: bytes, most_cells: int = sys.maxsize) -> Any:
+    """The value in `data`; raises ValueError for what `encoded` never writes, ImportError without the library.
+
+    A table of more than `most_cells` cells is no value either: rows and columns can be many in few bytes.
+    """
+    try:
+        if kind == "npy":
+            return _array(data)
+        if kind in ("columns", "arrow"):
+            return (_table if kind == "columns" else _of_arrow)(data, most_cells)
+    except (LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, OSError) as err:
+        raise ValueError("not a table") from err
     raise ValueError("not a table")
 
 
@@ -124,6 +126,19 @@ def _arrow(frame: Any) -> bytes | None:
     return sink.getvalue()
 
 
+def _of_arrow(data: bytes, most_cells: int) -> Any:
+    arrow = importlib.import_module("pyarrow")
+    table = arrow.ipc.open_stream(arrow.py_buffer(data)).read_all()
+    table.validate(full=True)  # else offsets and indices that lie are followed out of the buffers
+    _refuse_many(table.num_rows, table.num_columns, most_cells)
+    return table.to_pandas()
+
+
+def _refuse_many(rows: int, columns: int, most_cells: int) -> None:
+    if rows * max(1, columns) > most_cells:
+        raise ValueError("too many cells")
+
+
 def _columns(table: Any, kind: str) -> bytes:
     blobs: list[bytes] = []
 
@@ -133,7 +148,11 @@ def _columns(table: Any, kind: str) -> bytes:
             blobs.append(_npy(values))
             return {"as": "npy", "n": len(blobs[-1])}
         blobs.append(dumps(pack(_listed(series))))
-        return {"as": "list", "n": len(blobs[-1]), "dtype": str(series.dtype)}
+        said = {"as": "list", "n": len(blobs[-1]), "dtype": str(series.dtype)}
+        if said["dtype"] == "category":
+            said["categories"] = pack(_listed(series.cat.categories.to_series()))
+            said["ordered"] = bool(series.cat.ordered)
+        return said
 
     frame = table.to_frame() if kind == "Series" else table
     index = frame.index
@@ -152,10 +171,11 @@ def _columns(table: Any, kind: str) -> bytes:
     return b"%08x" % len(text) + text + b"".join(blobs)
 
 
-def _table(data: bytes) -> Any:
+def _table(data: bytes, most_cells: int) -> Any:
     pandas = importlib.import_module("pandas")
     at = _HEAD + int(data[:_HEAD], 16)
     head = json.loads(data[_HEAD:at])
+    _refuse_many(int(head["rows"]), len(head["columns"]), most_cells)
 
     def take(said: Any) -> Any:
         nonlocal at
@@ -166,6 +186,9 @@ def _table(data: bytes) -> Any:
         values = loads(blob)
         if not isinstance(values, list) or not _DTYPES.fullmatch(name):
             raise ValueError("not a column")
+        if name == "category" and "categories" in said:
+            kinds = loads(json.dumps(said["categories"]).encode())
+            return pandas.Series(pandas.Categorical(values, pandas.Index(kinds), bool(said["ordered"])))
         return pandas.Series(values, dtype=name)
 
     levels = [take(said) for said in head["index"]]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from fleet_rlm_jupyter.domain.context import Value
+from fleet_rlm_jupyter.domain.context import Context
 from fleet_rlm_jupyter.domain.errors import BadPath, BadRequest
 from fleet_rlm_jupyter.domain.question import Question
 from fleet_rlm_jupyter.domain.session import Feedback, KeptRun, Run
@@ -21,6 +21,7 @@ from fleet_rlm_jupyter.server.schema import (
     ContextRef,
     EventsQuery,
     FeedbackBody,
+    Readable,
     RunBody,
     RunsPage,
     RunsQuery,
@@ -29,6 +30,7 @@ from fleet_rlm_jupyter.server.schema import (
     ValueQuery,
 )
 from fleet_rlm_jupyter.server.web import Endpoint, Raw
+from fleet_rlm_jupyter.verbs.frames import readers, unpacked
 from fleet_rlm_jupyter.workbench import Workbench
 
 _TEXTS: TypeAdapter[dict[str, str]] = TypeAdapter(dict[str, str])
@@ -53,6 +55,11 @@ def ask(asked: Asked, body: AskBody) -> Accepted:
         staged=None if body.staged is None else _staging(asked, body.staged),
     )
     return asked.accepted(asked.bench.ask(question, body.limits))
+
+
+def readable(asked: Asked) -> Readable:
+    """What a table may be sent as: `columns` where pandas is among the libraries here, `arrow` with pyarrow too."""
+    return Readable(libraries=readers())
 
 
 def run_program(asked: Asked, name: str, body: RunBody) -> Accepted:
@@ -121,6 +128,7 @@ def is_open(bench: Workbench, run_id: str) -> bool:
 
 
 ROUTES = (
+    Endpoint("GET", "/contexts", readable),
     Endpoint("POST", "/runs", ask, status=201),
     Endpoint("POST", "/programs/{name}/runs", run_program, status=201),
     Endpoint("GET", "/runs", list_runs),
@@ -136,13 +144,19 @@ ROUTES = (
 )
 
 
-def _context(asked: Asked, ref: ContextRef) -> Value:
+def _context(asked: Asked, ref: ContextRef) -> Context:
     raw = asked.bench.contexts.get(ref.sha256)
-    try:
-        text = raw.decode("utf-8", "surrogatepass")
-        return text if ref.kind == "text" else _TEXTS.validate_json(text)
-    except ValueError as err:
-        raise BadRequest(f"the context {ref.sha256[:12]} is no {ref.kind}", "say which kind it is") from err
+    if ref.kind in ("arrow", "columns"):
+        made = unpacked(ref.kind, raw, asked.bench.settings.context.max_mb)
+    else:
+        try:
+            text = raw.decode("utf-8", "surrogatepass")
+            made = Context.of(text if ref.kind == "text" else _TEXTS.validate_json(text))
+        except ValueError as err:
+            raise BadRequest(f"the context {ref.sha256[:12]} is no {ref.kind}", "say which kind it is") from err
+    if ref.note:
+        made.manifest.notes.append(ref.note)
+    return made
 
 
 def _staging(asked: Asked, sha256: str) -> Staging:

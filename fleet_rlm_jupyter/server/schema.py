@@ -55,10 +55,20 @@ class Problem(Wire):
 
 
 class ContextRef(Wire):
-    """A context that was uploaded: its digest, and whether its bytes are a text or JSON of texts by name."""
+    """A context that was uploaded: its digest, and what its bytes are.
+
+    A text, JSON of texts by name, or a table with its types: Arrow's stream, or columns as this package writes them.
+    """
 
     sha256: str = Field(max_length=64)
-    kind: Literal["text", "json"] = "text"
+    kind: Literal["text", "json", "arrow", "columns"] = "text"
+    note: str = Field(default="", max_length=1000, description="what its user is to be told of it, beside its size")
+
+
+class Readable(Wire):
+    """With which libraries tables are read; with none of them only texts are."""
+
+    libraries: list[str]
 
 
 class StartBody(Wire):

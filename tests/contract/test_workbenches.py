@@ -5,11 +5,16 @@ from __future__ import annotations
 import hashlib
 import queue
 import re
+import threading
 import time
 
 import dspy
+import numpy
+import pandas
+import pyarrow
 import pytest
 from jupyter_process import wait_until
+from unit.sandbox.pty_machine import local_interpreter
 
 from fleet_rlm_jupyter.domain.calls import fold
 from fleet_rlm_jupyter.domain.errors import (
@@ -30,8 +35,11 @@ from fleet_rlm_jupyter.domain.events import Limits
 from fleet_rlm_jupyter.domain.ports import Listing
 from fleet_rlm_jupyter.domain.program import Definition
 from fleet_rlm_jupyter.domain.question import Question
+from fleet_rlm_jupyter.kernel.variables import as_context
 from fleet_rlm_jupyter.remote import RemoteWorkbench
+from fleet_rlm_jupyter.settings import ContextSettings
 from fleet_rlm_jupyter.testing import code
+from fleet_rlm_jupyter.verbs import frames
 
 pytest_plugins = ["contract.workbenches_fixture"]
 
@@ -70,6 +78,141 @@ def test_a_question_is_answered_and_seen_while_it_is_worked_on(bench):
 )  # fmt: skip
 def test_a_context_arrives_as_it_is(bench, context, answer):
     assert ask(bench, context=context).result(60).answer == answer
+
+
+TABLE = pandas.DataFrame(
+    {
+        "when": pandas.to_datetime(["2026-11-25 10:00", None]),
+        "zone": pandas.to_datetime(["2026-11-25", "2026-11-26"]).tz_localize("Europe/Berlin"),
+        "size": pandas.Categorical(["small", "large"], ["small", "middle", "large"], ordered=True),
+        "level": pandas.Categorical([3, 1], [5, 3, 1]),
+        "count": pandas.array([1, None], dtype="Int64"),
+        "is_on": [True, False],
+        "x": numpy.array([0.1, 2], dtype="float32"),
+        "code": ["007", "1e5"],
+    },
+    index=pandas.Index(["a", "b"], name="key"),
+)
+DESCRIBE = """
+print({name: str(dtype) for name, dtype in context.dtypes.items()}, list(context["size"].cat.categories))
+SUBMIT(answer=context.to_csv())
+"""
+
+
+class RealGuests(UnisolatedSandboxes):
+    """The guest that sandboxes have, on a terminal of this machine: it has the libraries that the tests have."""
+
+    def open(self, role, on_output=None, on_fact=None):
+        return local_interpreter(on_output=on_output)
+
+
+@pytest.fixture(scope="module")
+def table_worker():
+    plain = "[[ ## answer ## ]]\n{}\n\n[[ ## completed ## ]]"
+
+    def script(prompt):
+        return code(DESCRIBE) if "variables_info" in prompt else plain.format("007,1e5"[: 3 * prompt.count("a,2026")])
+
+    thread = WorkerThread(scripted_workbench(script, home=RealGuests()))
+    yield thread
+    thread.close()
+
+
+@pytest.fixture(params=["here", "remote"])
+def table_bench(request, table_worker):
+    user = f"{request.param} {request.node.name}"
+    if request.param == "here":
+        return table_worker.bench.seen_by(user)
+    return RemoteWorkbench(table_worker.url, headers=table_worker.headers(user))
+
+
+@pytest.mark.parametrize("libraries", [["numpy", "pandas", "pyarrow"], ["numpy", "pandas"]], ids=["arrow", "columns"])
+def test_a_table_keeps_its_types_and_the_output_says_how_it_came(table_bench, libraries, monkeypatch):
+    monkeypatch.setattr(frames, "libraries", lambda: list(libraries))
+    run = ask(table_bench, context=as_context(TABLE, ContextSettings()))
+    ended = run.result(60)
+    assert (ended.status, ended.answer) == ("done", TABLE.to_csv())
+    printed = "".join(call.texts.get("stdout", "") for call in run.tree().calls.values())
+    types = {name: str(dtype) for name, dtype in TABLE.dtypes.items()}
+    assert printed.strip() == f"{types} {list(TABLE['size'].cat.categories)}"
+    note = run.trace.events[0].fact.note
+    assert "1 file, 0.0 MB" in note
+    assert "a DataFrame where the sandbox has pandas, else a dict of columns; CSV for recipes" in note
+    kind = "arrow" if "pyarrow" in libraries else "columns"
+    assert (f"it came with its types ({kind})" in note) == isinstance(table_bench, RemoteWorkbench)
+
+
+def test_a_plain_call_and_a_program_by_its_name_get_a_table_too(table_bench):
+    context = as_context(TABLE, ContextSettings())
+    assert table_bench.ask(Question("which?", context=context, mode="direct")).result(60).answer == "007"
+    assert table_bench.run("ask", {"context": context, "question": "which?"}).result(60).answer == "007"
+
+
+def test_a_table_that_the_server_cannot_read_goes_as_csv_and_the_output_says_so(table_worker, monkeypatch):
+    bench = RemoteWorkbench(table_worker.url, headers=table_worker.headers("csv"))
+
+    def noted(frame):
+        run = bench.ask(Question("?", context=as_context(frame, ContextSettings()), mode="direct"))
+        assert run.result(60).status == "done"
+        return run.trace.events[0].fact.note
+
+    assert "a table without its types, as CSV: its values" in noted(pandas.DataFrame({"o": [object, 1]}))
+    monkeypatch.setattr(frames, "libraries", list)
+    assert "a table without its types, as CSV: the server has no pandas" in noted(TABLE)
+
+
+def test_a_table_is_sent_once_and_its_csv_never(table_worker):
+    bench = RemoteWorkbench(table_worker.url, headers=table_worker.headers("once"))
+    frame = pandas.DataFrame({"n": numpy.arange(200_000) * 1_000_003, "name": "some text"})
+    sent, send = [], bench.connection.send
+    bench.connection.send = lambda *given: sent.append(given[3]["Content-Length"]) or send(*given)
+    for _ in range(2):
+        run = bench.ask(Question("?", context=as_context(frame, ContextSettings()), mode="direct"))
+        assert run.result(60).status == "done"
+    assert len(sent) == 1
+    assert 200_000 * 8 < int(sent[0]) < len(frame.to_csv())
+
+
+def stream_of(array):
+    """Arrow's stream of one column, whatever is in its buffers."""
+    batch = pyarrow.RecordBatch.from_arrays([array], ["a"])
+    sink = pyarrow.BufferOutputStream()
+    with pyarrow.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return sink.getvalue().to_pybytes()
+
+
+def hostile_tables():
+    """What says that it is a table: what it is, kind, bytes."""
+    kind, good = frames.packed(TABLE, frames.readers())
+    yield "junk", kind, b"junk"
+    yield "nothing", kind, b""
+    yield "half of one", kind, good[: len(good) // 2]
+    yield "one of another kind", "columns", good
+    offsets = pyarrow.py_buffer(numpy.array([0, 2**30, 8], "int32").tobytes())
+    texts = pyarrow.StringArray.from_buffers(2, offsets, pyarrow.py_buffer(b"abcdefgh"))
+    yield "texts out of their buffer", kind, stream_of(texts)
+    codes = pyarrow.py_buffer(numpy.array([0, 99], "int8").tobytes())
+    indices = pyarrow.Int8Array.from_buffers(pyarrow.int8(), 2, [None, codes])
+    yield "no such category", kind, stream_of(pyarrow.DictionaryArray.from_arrays(indices, ["a"], safe=False))
+    yield "two billion rows of nothing", kind, stream_of(pyarrow.nulls(2**31 - 1))
+    yield "the same in columns", *frames.packed(pandas.DataFrame(index=range(10**10)), ["pandas"])
+    long = pandas.Categorical.from_codes(numpy.zeros(200_000, "int8"), ["x" * 10_000])
+    yield "two gigabytes of CSV", *frames.packed(pandas.DataFrame({"t": long}), frames.readers())
+
+
+def test_what_only_says_that_it_is_a_table_is_refused(table_worker):
+    bench = RemoteWorkbench(table_worker.url, headers=table_worker.headers("mallory"))
+    before = table_worker.bench.settings.context.max_mb
+    table_worker.bench.settings_view.patch({"context.max_mb": 1})
+    try:
+        for what, kind, raw in hostile_tables():
+            sha256 = hashlib.sha256(raw).hexdigest()
+            bench.contexts.put(sha256, raw)
+            body = {"question": "?", "context": {"sha256": sha256, "kind": kind}}
+            assert table_worker.ask("POST", "/runs", "mallory", json=body).status_code == 400, what
+    finally:
+        table_worker.bench.settings_view.patch({"context.max_mb": before})
 
 
 def test_files_become_a_context(bench, tmp_path):

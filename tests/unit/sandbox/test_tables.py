@@ -24,6 +24,8 @@ FRAMES = {
     "numbers": pandas.DataFrame({"n": [1, 2, 3], "x": [0.5, float("nan"), float("inf")]}),
     "texts": pandas.DataFrame({"name": ["Ann", None, "Zoë \u2603"], "note": ["", "line\nend", "~"]}),
     "kinds": pandas.DataFrame({"c": pandas.Categorical(["a", "b", "a"]), "b": [True, False, True]}),
+    "ordered": pandas.DataFrame({"c": pandas.Categorical(["b", None], ["z", "b", "a"], ordered=True)}),
+    "categories of numbers": pandas.DataFrame({"c": pandas.Categorical([3, 1], [5, 3, 1])}),
     "nullable": pandas.DataFrame({"n": pandas.array([1, None, 3], dtype="Int64")}),
     "times": pandas.DataFrame({"at": [DAY, DAY, DAY], "took": [pandas.Timedelta(1, "s")] * 3}),
     "zones": pandas.DataFrame({"at": pandas.to_datetime([DAY] * 3).tz_localize("Europe/Berlin")}),
