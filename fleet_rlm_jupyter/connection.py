@@ -6,8 +6,8 @@ import http.client
 import json
 import ssl
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, suppress
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from typing import Any, TypeVar
 from urllib.parse import urlencode, urlsplit
 
@@ -26,6 +26,8 @@ SILENCE_SECONDS = 45
 
 GIVE_UP_SECONDS = 60
 """How long a lost server is waited for."""
+
+PIECE_BYTES = 1024**2
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 8.0
 
@@ -68,27 +70,31 @@ class Connection:
         headers = {} if raw is None else {"Content-Type": "application/json"}
 
         def once() -> Answer:
-            with closing(self._request(method, path, raw, headers, query)) as answer:
-                found = answer.read()
+            found = b"".join(self._pieces(self._request(method, path, raw, headers, query)))
             return TypeAdapter(kind).validate_json(found or b"null")
 
         return once() if not (method != "POST" if is_safe is None else is_safe) else self._patiently(once)
 
     def send(self, method: str, path: str, body: Any, headers: Mapping[str, str], query: Mapping[str, Any]) -> bytes:
         """One request with a body of bytes, a file or pieces of bytes; never repeated, for a stream is read once."""
-        with closing(self._request(method, path, body, headers, query)) as answer:
-            return answer.read()
+        return b"".join(self._pieces(self._request(method, path, body, headers, query)))
+
+    def pieces(self, path: str, query: Mapping[str, Any]) -> Iterator[bytes]:
+        """A long answer as it comes. Raises at once where it is refused, and ServerUnavailable where it breaks off."""
+        return self._pieces(self._request("GET", path, query=query))
 
     def lines(self, path: str, body: Any = None) -> Iterator[str]:
         """A long answer, line by line as they come; with a body to a POST. ServerUnavailable where it breaks off."""
         headers = {} if body is None else {"Content-Type": "application/json"}
         raw = None if body is None else json.dumps(body).encode()
-        with closing(self._request("GET" if raw is None else "POST", path, raw, headers)) as answer:
-            try:
-                for line in answer:
-                    yield line.decode("utf-8").rstrip("\n")
-            except (OSError, http.client.HTTPException) as err:
-                raise self._unreachable(f"it broke off: {str(err) or type(err).__name__}") from err
+        answer = self._request("GET" if raw is None else "POST", path, raw, headers)
+        # Not the lines of the answer itself: to them an answer that breaks off is at its end.
+        rest = b""
+        for piece in self._pieces(answer, is_live=True):
+            *lines, rest = (rest + piece).split(b"\n")
+            yield from (line.decode("utf-8") for line in lines)
+        if rest:
+            yield rest.decode("utf-8")
 
     def events(self, run_id: str, since: int = 0, is_wanted: Callable[[], bool] = lambda: True) -> Iterator[Event]:
         """A run's events from `since` on, each once and in order, until it ends; over as many sockets as it takes."""
@@ -157,14 +163,29 @@ class Connection:
         else:
             line = http.client.HTTPConnection(self._host, self._port, timeout=ANSWER_SECONDS)
         try:
-            line.request(method, target, body, {**self._headers, **(headers or {}), "Connection": "close"})
-            answer = line.getresponse()
-            if answer.status < 400:
-                return answer
-            with closing(answer):
-                raise self._refused(answer.status, answer.read())
-        except (OSError, http.client.HTTPException) as err:
+            with self._reached():
+                line.request(method, target, body, {**self._headers, **(headers or {}), "Connection": "close"})
+                answer = line.getresponse()
+                if answer.status < 400:
+                    return answer
+                with closing(answer):
+                    raise self._refused(answer.status, answer.read())
+        except ServerUnavailable:
             line.close()
+            raise
+
+    def _pieces(self, answer: http.client.HTTPResponse, is_live: bool = False) -> Iterator[bytes]:
+        """What comes, in pieces as large as may be; in a live answer each as soon as it is there."""
+        read = answer.read1 if is_live else answer.read
+        with closing(answer), self._reached():
+            while piece := read(PIECE_BYTES):
+                yield piece
+
+    @contextmanager
+    def _reached(self) -> Generator[None]:
+        try:
+            yield
+        except (OSError, http.client.HTTPException) as err:
             raise self._unreachable(str(err) or type(err).__name__) from err
 
     def _refused(self, status: int, body: bytes) -> FleetError:

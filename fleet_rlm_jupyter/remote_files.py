@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -21,8 +22,10 @@ class RemoteFiles:
         return self._connection.ask("GET", self._path, Listing, query=query)
 
     def read(self, path: str, most_bytes: int = 1_000_000) -> bytes:
-        query = {"path": path, "most_bytes": most_bytes}
-        return self._connection.send("GET", f"{self._path}/content", None, {}, query)
+        return b"".join(self.pieces(path, most_bytes))
+
+    def pieces(self, path: str, most_bytes: int) -> Iterator[bytes]:
+        return self._connection.pieces(f"{self._path}/content", {"path": path, "most_bytes": most_bytes})
 
     def write(self, path: str, data: bytes | Path) -> None:
         headers, target = {"Content-Type": "application/octet-stream"}, f"{self._path}/content"

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -254,8 +254,10 @@ class FolderPlace:
     def ask(self, do: str, **given: Any) -> Any:
         return json.loads(volume_tool.answer(json.dumps({"do": do, "base": str(self._folder), **given})))
 
-    def get(self, path: str) -> bytes:
-        return (self._folder / path).read_bytes()
+    def pieces(self, path: str) -> Iterator[bytes]:
+        with (self._folder / path).open("rb") as file:
+            while piece := file.read(1_000_000):
+                yield piece
 
     def put(self, path: str, data: bytes | Path) -> None:
         if isinstance(data, Path):

@@ -18,9 +18,14 @@ class Echo(web.RequestHandler):
     def data_received(self, chunk):
         self.size += len(chunk)
 
-    def answer(self):
+    async def answer(self):
         if self.request.headers.get("X-Fleet-Key") != self.settings["key"]:
             raise web.HTTPError(403)
+        if self.request.path.endswith("/break-off"):
+            self.write(bytes(100_000))
+            await self.flush()
+            self.request.connection.close()
+            return
         if self.request.path.endswith("/die"):
             os._exit(7)
         self.set_header("Set-Cookie", "leak=1")

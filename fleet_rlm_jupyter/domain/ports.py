@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -131,6 +131,10 @@ class Files(Protocol):
 
     def tree(self, path: str = "", depth: int = 10, most: int = 2000) -> Listing: ...
     def read(self, path: str, most_bytes: int = 1_000_000) -> bytes: ...
+    def pieces(self, path: str, most_bytes: int) -> Iterator[bytes]:
+        """What `read` reads, piece by piece and never held; what it raises is raised at once, or where it breaks."""
+        ...
+
     def write(self, path: str, data: bytes | Path) -> None: ...
     def make_folder(self, path: str) -> None: ...
     def move(self, path: str, to: str) -> None: ...

@@ -13,7 +13,7 @@ from fleet_rlm_jupyter.domain.ports import Role
 from fleet_rlm_jupyter.domain.volume import VolumePath
 from fleet_rlm_jupyter.sandbox.client import DaytonaClient
 from fleet_rlm_jupyter.sandbox.creation import Creation
-from fleet_rlm_jupyter.sandbox.files import Digest, SandboxPlace, digests_below, put_file, sha256_of
+from fleet_rlm_jupyter.sandbox.files import Digest, SandboxPlace, content, digests_below, put_file, sha256_of
 from fleet_rlm_jupyter.sandbox.labels import labels_of
 from fleet_rlm_jupyter.sandbox.machine import SandboxMachine
 from fleet_rlm_jupyter.sandbox.pool import Pool
@@ -148,7 +148,7 @@ class Children:
                     f"{path} is too much for a child", f"at most {MOST_IN_FILES} files and {MOST_IN_BYTES:,} bytes"
                 )
         for path in wanted:
-            data = source.get(path)
+            data = content(source, path, wanted[path].bytes)
             put_file(target, path, data)
             visit.given[path] = sha256_of(data)
         assert visit.changed.child is not None
@@ -188,7 +188,7 @@ class Children:
             for one in new[:MOST_OUT_FILES]:
                 if one.bytes > room:
                     continue
-                data = source.get(one.path)[: one.bytes]
+                data = content(source, one.path, one.bytes)
                 room -= len(data)
                 path = str(VolumePath(f"artifacts/{name}/{one.path.removeprefix('artifacts/')}"))
                 put_file(target, path, data)

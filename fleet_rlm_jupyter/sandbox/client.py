@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ from fleet_rlm_jupyter.domain.errors import SandboxUnavailable
 from fleet_rlm_jupyter.domain.ports import Isolation
 from fleet_rlm_jupyter.sandbox import local
 from fleet_rlm_jupyter.sandbox.loop_thread import LoopThread
+from fleet_rlm_jupyter.sandbox.retries import retried
 from fleet_rlm_jupyter.sandbox.service_errors import sdk, translated
 from fleet_rlm_jupyter.settings import Settings, bypass_proxies_for_loopback
 
@@ -26,6 +27,9 @@ CALL_SECONDS = 60
 CALM_SECONDS = 0.1
 """What nobody waits for begins so much later: its cause needs the processor now, and then waits for a model."""
 GRACE_SECONDS = 5
+
+PIECE_BYTES = 1_000_000
+"""Of what is streamed; the most of it that is held here."""
 
 
 class DaytonaClient:
@@ -104,6 +108,24 @@ class DaytonaClient:
         finally:
             future.cancel()  # a Ctrl-C here must not leave the work going
 
+    def pieces(self, begin: Callable[[], Awaitable[AsyncGenerator[bytes]]], seconds: float) -> Iterator[bytes]:
+        """What the SDK streams, read as it is asked for; no piece is larger than the SDK's beyond PIECE_BYTES.
+
+        When this returns the first piece is here, so what is wrong is raised at once; each may take `seconds`.
+        """
+        stream, first = self.call(retried(lambda: _begun(begin)), seconds)
+        return self._rest(stream, first, seconds)
+
+    def _rest(self, stream: AsyncGenerator[bytes], piece: bytes, seconds: float) -> Iterator[bytes]:
+        try:
+            yield piece
+            while len(piece) >= PIECE_BYTES:
+                piece = self.call(_next_of(stream), seconds)
+                yield piece
+        finally:
+            with contextlib.suppress(SandboxUnavailable):  # the loop has stopped, and the line with it
+                self.submit(_over(stream))
+
     def submit(self, work: Coroutine[Any, Any, _T]) -> Future[_T]:
         """Start `work` on the loop; nobody need wait for it. Raises SandboxUnavailable once that has stopped."""
         return self._loop.submit(work)
@@ -155,6 +177,30 @@ async def _wound_up(client: Any) -> None:
     for task in others:
         task.cancel()
     await asyncio.gather(*others, return_exceptions=True)
+
+
+async def _begun(begin: Callable[[], Awaitable[AsyncGenerator[bytes]]]) -> tuple[AsyncGenerator[bytes], bytes]:
+    stream = await begin()
+    return stream, await _next_of(stream)
+
+
+async def _next_of(stream: AsyncGenerator[bytes]) -> bytes:
+    """The next PIECE_BYTES of it, or less at its end."""
+    import aiohttp
+
+    taken, size = [], 0
+    try:
+        while size < PIECE_BYTES and (piece := await anext(stream, None)) is not None:
+            taken.append(piece)
+            size += len(piece)
+    except aiohttp.ClientError as err:  # daytona<1: of all that the SDK raises only what it streams is not translated
+        raise sdk().DaytonaConnectionError(str(err) or type(err).__name__) from err
+    return b"".join(taken)
+
+
+async def _over(stream: AsyncGenerator[bytes]) -> None:
+    with contextlib.suppress(RuntimeError):  # it is still unwinding from a call that was given up
+        await stream.aclose()
 
 
 async def _made(make: Callable[[], _T]) -> _T:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,7 +33,7 @@ class Place(Protocol):
     """A folder with the four roots, somewhere. Answers of `ask` are not to be trusted: code of a run was there."""
 
     def ask(self, do: str, **given: Any) -> Any: ...
-    def get(self, path: str) -> bytes: ...
+    def pieces(self, path: str) -> Iterator[bytes]: ...
     def put(self, path: str, data: bytes | Path) -> None: ...
 
 
@@ -85,10 +85,9 @@ class SandboxPlace:
                 f"the sandbox did not say what its files are: {done.result.strip()[-300:]}", "ask again"
             ) from err
 
-    def get(self, path: str) -> bytes:
+    def pieces(self, path: str) -> Iterator[bytes]:
         full = f"{self._base}/{path}"
-        work = retried(lambda: self._sandbox.fs.download_file(full, FILE_SECONDS))
-        return self._client.call(work, FILE_SECONDS) or b""
+        return self._client.pieces(lambda: self._sandbox.fs.download_file_stream(full, FILE_SECONDS), CALL_SECONDS)
 
     def put(self, path: str, data: bytes | Path) -> None:
         full, source = f"{self._base}/{path}", str(data) if isinstance(data, Path) else data
@@ -117,6 +116,9 @@ class VolumeFiles:
         return Listing([Entry(*entry) for entry in found.entries], found.is_cut)
 
     def read(self, path: str, most_bytes: int = 1_000_000) -> bytes:
+        return b"".join(self.pieces(path, most_bytes))
+
+    def pieces(self, path: str, most_bytes: int) -> Iterator[bytes]:
         checked = str(VolumePath(path))
         place = self._place(False)
         if place is None:
@@ -126,8 +128,7 @@ class VolumeFiles:
             raise _refused(found.kind, path)
         if found.bytes > most_bytes:
             raise BadPath(f"{path} has {found.bytes:,} bytes", f"ask for more than {most_bytes:,}")
-        data = place.get(checked)
-        return data[:most_bytes]  # it may have grown meanwhile
+        return _at_most(most_bytes, place.pieces(checked))  # it may have grown meanwhile
 
     def write(self, path: str, data: bytes | Path) -> None:
         put_file(self._there(), str(_inside(path)), data)
@@ -145,6 +146,19 @@ class VolumeFiles:
         place = self._place(True)
         assert place is not None
         return place
+
+
+def content(place: Place, path: str, most_bytes: int) -> bytes:
+    """What is in a file, a checked path; of one that has grown its head."""
+    return b"".join(_at_most(most_bytes, place.pieces(path)))
+
+
+def _at_most(most_bytes: int, pieces: Iterator[bytes]) -> Generator[bytes]:
+    for piece in pieces:
+        yield piece[:most_bytes]
+        most_bytes -= len(piece)
+        if most_bytes <= 0:
+            return
 
 
 def put_file(place: Place, path: str, data: bytes | Path) -> None:

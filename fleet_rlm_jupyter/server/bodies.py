@@ -1,10 +1,15 @@
-"""The body of a request as it comes in: small ones in memory, uploads in a file, what is too large nowhere."""
+"""The body of a request as it comes in: small ones in memory, uploads in a file, what is too large nowhere.
+
+And what becomes of an answer that fails when a part of it has gone out.
+"""
 
 from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, cast
+
+from tornado import web
 
 
 class Body:
@@ -45,3 +50,8 @@ class Body:
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
+
+
+def break_off(handler: web.RequestHandler) -> None:
+    """End the line under an answer that failed in its middle: ended properly, its part would pass for the whole."""
+    cast("Any", handler.request.connection).close()

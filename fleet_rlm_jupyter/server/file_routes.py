@@ -25,8 +25,8 @@ def list_files(asked: Asked, session_id: str, query: TreeQuery) -> FileTree:
 
 def read_file(asked: Asked, session_id: str, query: ReadQuery) -> Raw:
     """The bytes of a file, as a download; refused where it is larger than `most_bytes`."""
-    data = asked.bench.files(session_id).read(query.path, query.most_bytes)
-    return Raw([data], "application/octet-stream", query.path.rstrip("/").rpartition("/")[2])
+    pieces = asked.bench.files(session_id).pieces(query.path, query.most_bytes)
+    return Raw(pieces, "application/octet-stream", query.path.rstrip("/").rpartition("/")[2])
 
 
 def write_file(asked: Asked, session_id: str, query: FileQuery, upload: Path) -> None:

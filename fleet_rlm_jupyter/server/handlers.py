@@ -21,6 +21,7 @@ from tornado import web, websocket
 from tornado.httpclient import HTTPClientError, HTTPRequest
 
 from fleet_rlm_jupyter.domain.api import API, API_VERSION, REQUEST_ID, SOCKET_CLOSED
+from fleet_rlm_jupyter.server.bodies import break_off
 from fleet_rlm_jupyter.server.passing import MAX_BODY_BYTES, Answer, gone, outgoing, owner_of
 from fleet_rlm_jupyter.server.supervisor import Supervisor, WorkerUnavailable
 
@@ -154,6 +155,9 @@ class ProxyHandler(FleetHandler):
             self._answer = Answer(self, address, headers)
 
     def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
+        if self._headers_written:
+            break_off(self)
+            return
         # An answer before the body has come ends the connection under whoever still sends it: the Hub's proxy then
         # says 503, and no browser learns why it was refused. A small body is heard first, and dropped.
         if 0 < self._still_to_come <= HEARD_OUT_BYTES:

@@ -91,12 +91,12 @@ class Answer:
             request_timeout=0,
         )
         try:
-            await client.fetch(asked, raise_error=False)
+            answer = await client.fetch(asked, raise_error=False)
         except (HTTPClientError, OSError) as err:
             raise gone() from err
         finally:
             client.close()
-        if self._status == 599 or not self._headers:
+        if answer.code == 599 or not self._headers:  # also where the line broke after the headers
             raise gone()
 
     async def _produce(self, write: Any) -> None:

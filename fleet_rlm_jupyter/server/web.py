@@ -35,7 +35,7 @@ from fleet_rlm_jupyter.domain.errors import (
     SessionBusy,
     StoreFailed,
 )
-from fleet_rlm_jupyter.server.bodies import Body
+from fleet_rlm_jupyter.server.bodies import Body, break_off
 from fleet_rlm_jupyter.server.desk import Asked, Desk
 from fleet_rlm_jupyter.server.schema import MAX_FILE_BYTES, Problem, frame_problem
 
@@ -167,6 +167,12 @@ class WorkerHandler(web.RequestHandler):
         self.set_header("Content-Type", "application/problem+json")
         # Also what a caller wrote is repeated, and they need not know our keys to have written one.
         self.finish(self.settings["desk"].bench.mask.everywhere_in(problem).model_dump_json())
+
+    def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
+        if self._headers_written:
+            break_off(self)
+        else:
+            super().send_error(status_code, **kwargs)
 
     def log_exception(self, typ: Any, value: BaseException | None, tb: Any) -> None:
         if not isinstance(value, FleetError | ValidationError | web.HTTPError):

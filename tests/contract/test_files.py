@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import daytona
 import pytest
 from contract.faulty_line import FaultyLine
 from contract.localdaytona_server import KEY
+from memory import Peak
 
-from fleet_rlm_jupyter.domain.errors import BadPath, BadRequest
+from fleet_rlm_jupyter.domain.errors import BadPath, BadRequest, SandboxUnavailable
 from fleet_rlm_jupyter.domain.ports import Files, Role
 from fleet_rlm_jupyter.sandbox.daytona import DaytonaSandboxes
 from fleet_rlm_jupyter.settings import DaytonaSettings, SandboxSettings, Settings
@@ -78,6 +82,27 @@ def test_a_file_is_written_anew_as_a_whole(files: Files) -> None:
     files.write("memory/x", b"long long long")
     files.write("memory/x", b"short")
     assert files.read("memory/x") == b"short"
+
+
+def test_a_large_file_comes_piece_by_piece_and_is_never_held(files: Files, tmp_path: Path) -> None:
+    large, block, whole = tmp_path / "large", os.urandom(1_000_000), hashlib.sha256()
+    with large.open("wb") as file:
+        for number in range(80):
+            piece = block[number:] + block[:number]
+            whole.update(piece)
+            file.write(piece)
+    files.write("artifacts/large", large)
+    peak, found, sizes = Peak(), hashlib.sha256(), []
+    for piece in files.pieces("artifacts/large", 80_000_000):
+        found.update(piece)
+        sizes.append(len(piece))
+    assert (sum(sizes), found.hexdigest()) == (80_000_000, whole.hexdigest())
+    assert max(sizes) < 2_000_000
+    with pytest.raises(BadPath, match="80,000,000"):
+        files.pieces("artifacts/large", 79_999_999)
+    first = files.pieces("artifacts/large", 80_000_000)
+    assert block.startswith(next(iter(first))[:1000]), "and the rest is left where it is"
+    assert peak.grown_mb < 30
 
 
 def test_files_and_folders_are_moved_and_deleted(files: Files) -> None:
@@ -215,6 +240,20 @@ def test_a_browsing_sandbox_that_is_gone_is_made_anew(remote_files: DaytonaSandb
     for one in daytona.Daytona(service.config()).list():
         one.delete()
     assert files.read("memory/x") == b"1"
+
+
+def test_a_download_that_breaks_off_is_an_error_and_not_a_shorter_file(
+    remote_files: DaytonaSandboxes, line: FaultyLine
+) -> None:
+    files = remote_files.files("s-broken")
+    files.write("memory/large", bytes(60_000_000))
+    pieces = iter(files.pieces("memory/large", 60_000_000))
+    read = len(next(pieces))
+    line.cut(only_sockets=False)
+    with pytest.raises(SandboxUnavailable):
+        read += sum(map(len, pieces))
+    assert read < 60_000_000
+    assert len(files.read("memory/large", 60_000_000)) == 60_000_000
 
 
 def test_what_cells_keep_by_their_functions_is_on_the_volume(local: DaytonaSandboxes) -> None:

@@ -15,6 +15,7 @@ import pyarrow
 import pytest
 from jupyter_process import wait_until
 from unit.sandbox.pty_machine import local_interpreter
+from worker_thread import WorkerThread
 
 from fleet_rlm_jupyter.domain.calls import fold
 from fleet_rlm_jupyter.domain.errors import (
@@ -38,7 +39,7 @@ from fleet_rlm_jupyter.domain.question import Question
 from fleet_rlm_jupyter.kernel.variables import as_context
 from fleet_rlm_jupyter.remote import RemoteWorkbench
 from fleet_rlm_jupyter.settings import ContextSettings
-from fleet_rlm_jupyter.testing import code
+from fleet_rlm_jupyter.testing import UnisolatedSandboxes, code, scripted_workbench
 from fleet_rlm_jupyter.verbs import frames
 
 pytest_plugins = ["contract.workbenches_fixture"]

@@ -128,11 +128,13 @@ def test_an_interrupt_while_a_question_is_accepted_leaves_no_run_that_goes_on(bo
 
     monkeypatch.setattr(starting.Starter, "_begun", slow)
     question, server = f"anything {moment} {id(notebook)}?", notebook.place().server
+    asked = notebook.remote(server) if server else bench
+    ask: dict[str, Callable[[], Any]] = {
+        "notebook": lambda: notebook.start(question, None, handles.AskOptions(mode="rlm_only")),
+        "workbench": lambda: asked.ask(Question(question, mode="rlm_only")),
+    }
     with pytest.raises(KeyboardInterrupt):
-        if asks == "notebook":
-            notebook.start(question, None, handles.AskOptions(mode="rlm_only"))
-        else:
-            (notebook.remote(server) if server else bench).ask(Question(question, mode="rlm_only"))
+        ask[asks]()
     wait_until(lambda: [run.status for run in bench.runs.list(question)] == ["cancelled"], 10)
     calls = model.calls
     if asks == "notebook":

@@ -9,9 +9,12 @@ import sys
 import threading
 
 import pytest
+import requests
 import websocket
-from jupyter_process import STUB, JupyterProcess, below, lives, wait_until
+from jupyter_process import STUB, TOKEN, JupyterProcess, below, lives, wait_until
 
+from fleet_rlm_jupyter.connection import Connection
+from fleet_rlm_jupyter.domain.errors import ServerUnavailable
 from fleet_rlm_jupyter.server.supervisor import Supervisor, WorkerUnavailable
 
 CONFIG = f"c = get_config()\nc.FleetApp.worker_command = {STUB!r}\n"
@@ -36,6 +39,15 @@ def test_an_upload_of_a_hundred_megabytes_is_passed_on_and_never_held(server):
     assert answer.json()["size"] == 100_000_000
     assert server.ask("PUT", "/contexts/x", data=b"y" * 20_000_000).json()["size"] == 20_000_000
     assert resident_mb(server.process.pid) - before < 40
+
+
+def test_an_answer_that_breaks_off_does_not_pass_for_a_whole_one(server):
+    with pytest.raises(requests.exceptions.ChunkedEncodingError):
+        server.ask("GET", "/break-off")
+    line = Connection(server.url, {"Authorization": f"token {TOKEN}"})
+    for read in (lambda: list(line.pieces("/break-off", {})), lambda: list(line.lines("/break-off"))):
+        with pytest.raises(ServerUnavailable):
+            read()
 
 
 def test_the_request_id_is_echoed_and_passed_on(server):

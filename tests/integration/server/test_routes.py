@@ -14,10 +14,11 @@ from worker_thread import WorkerThread, talk
 
 from fleet_rlm_jupyter.domain.api import API
 from fleet_rlm_jupyter.domain.calls import fold
+from fleet_rlm_jupyter.domain.errors import SandboxUnavailable
 from fleet_rlm_jupyter.domain.events import CallStarted, Event
 from fleet_rlm_jupyter.server.routes import ROUTES
 from fleet_rlm_jupyter.settings import Settings, StoreSettings
-from fleet_rlm_jupyter.testing import ScriptedEngine, UnisolatedSandboxes, code, scripted_workbench
+from fleet_rlm_jupyter.testing import FolderPlace, ScriptedEngine, UnisolatedSandboxes, code, scripted_workbench
 from fleet_rlm_jupyter.workbench import Workbench
 
 
@@ -236,6 +237,24 @@ def test_an_upload_goes_through_a_file_and_what_is_too_large_through_none(worker
     assert (refused.status_code, refused.json()["code"]) == (413, "too_large")
     assert peak_mb() - before < 60
     worker.ask("DELETE", f"/sessions/{session}/files", params=where)
+
+
+class Breaking(FolderPlace):
+    """A place that is lost while it is read."""
+
+    def pieces(self, path):
+        yield bytes(2_000_000)
+        raise SandboxUnavailable("it is gone", "ask again")
+
+
+def test_a_download_whose_sandbox_is_lost_does_not_pass_for_a_whole_file(worker, session, monkeypatch):
+    files, where = f"/sessions/{session}/files/content", {"path": "memory/x"}
+    assert worker.ask("PUT", files, params=where, data=b"x").status_code == 204
+    monkeypatch.setattr("fleet_rlm_jupyter.testing.FolderPlace", Breaking)
+    with pytest.raises(requests.exceptions.ChunkedEncodingError):
+        worker.ask("GET", files, params={**where, "most_bytes": 10_000_000})
+    monkeypatch.undo()
+    assert worker.ask("GET", files, params=where).content == b"x"
 
 
 @pytest.mark.parametrize("path", ["/sessions/import", "/datasets/large"])
