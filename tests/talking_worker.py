@@ -1,5 +1,7 @@
 """A worker whose runs talk, in TALK_WAVES: TALK_RUNS of them emit TALK_RATE events a second for TALK_SECONDS.
 
+An event has TALK_CHARS characters, 200 where that is not said.
+
 Of wave n, the file `begin-n` makes the runs, whose ids are then in `runs-n.json`, and `go-n` has them talk.
 """
 
@@ -30,13 +32,14 @@ def start(bench):
 def begin(bench, wave):
     go = threading.Event()
     rate, seconds = float(os.environ["TALK_RATE"]), float(os.environ["TALK_SECONDS"])
+    filling = "x" * int(os.environ.get("TALK_CHARS", "200"))
 
     def work(emit):
         go.wait(300)
         begun = time.monotonic()
         for number in range(int(rate * seconds)):
             time.sleep(max(0.0, begun + number / rate - time.monotonic()))
-            emit(CallText(channel="stdout", text=f"line {number} " + "x" * 200 + "\n"), f"c{number % 50}")
+            emit(CallText(channel="stdout", text=f"line {number} {filling}\n"), f"c{number % 50}")
 
     while not Path(f"begin-{wave}").exists():
         time.sleep(0.05)
