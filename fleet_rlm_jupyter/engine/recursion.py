@@ -55,9 +55,11 @@ SECONDS_BETWEEN_INTERRUPTS = 0.05
 TOLD_OF_TOOLS = (
     "The REPL also has run(command, seconds=60), read_file(path, first, last), list_files(path), "
     "find_files(pattern, path), peek(source, at, chars) and grep(pattern, source, context) over a text, a path or, for "
-    "grep, a dict of texts, add_buffer(name, text), get_buffer(name), clear_buffer(name), "
-    "save_to_volume(path, data, replace) and load_from_volume(path, as_bytes); help(grep) says more. Names that you or "
-    "the inputs define win."
+    "grep, a dict of texts, outline(source) of Python sources, write_file(path, text, append), start_process(command), "
+    "read_process(number) and stop_process(number) for work in the background, add_buffer(name, text), "
+    "get_buffer(name), clear_buffer(name), save_to_volume(path, data, replace) and load_from_volume(path, as_bytes); "
+    "help(grep) says more. REPO_PATH is the folder of the repository, MEMORY_ROOT that of memory/, artifacts/ and "
+    "buffers/. Names that you or the inputs define win."
 )
 """What a model is told of the functions in its sandbox (`sandbox/guest_tools.py`); not in EXECUTION_INSTRUCTIONS, which
 saved programs embed."""

@@ -24,6 +24,7 @@ from .artifacts import Artifacts
 from .codec import MAX_INLINE, PROTOCOL, Frame, FrameReader, dumps, loads, pack, unpack
 from .guest_line import SPILL, Callbacks, Outbox, spill
 from .guest_tools import TOOLS
+from .guest_work import places
 from .output import Brake, Output, redirect
 from .tables import TABLE_KINDS, decoded, encoded, libraries, renewed
 
@@ -95,6 +96,7 @@ class Repl:
         for variable, key in frame.get("set", {}).items():
             # Anew for each cell: what a cell did to an input is not seen by the next, as DSPy's semantics want it.
             self.namespace[variable] = renewed(self._values[key])
+        builtins.__dict__.update(places())
         self._fields = frame.get("fields")
         wanted = set(frame["tools"])
         for tool in self._tools.keys() - wanted:

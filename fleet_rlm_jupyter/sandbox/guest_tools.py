@@ -1,10 +1,11 @@
-"""Functions that every cell has: commands, files, searching, and those of the volume. Runs in the guest.
+"""Functions that every cell has: commands, files, searching, and those beside it. Runs in the guest.
 
 Standard library only. What comes back is bounded and says where it was cut; an error is a sentence with the next step.
 """
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import fnmatch
 import os
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from .guest_volume import HOME, ROOTS, TOOLS_OF_VOLUME, About, home_of_roots
+from .guest_work import TOOLS_OF_WORK
 
 MOST_OUTPUT, MOST_TEXT, MOST_READ = 20_000, 100_000, 100_000_000
 MOST_FILES, MOST_MATCHES, EXCERPT = 1000, 100, 300
@@ -29,6 +31,15 @@ class Match(NamedTuple):
     source: str
     line: int
     text: str
+
+
+class Outlined(NamedTuple):
+    source: str
+    line: int
+    end: int
+    kind: str
+    name: str
+    about: str
 
 
 def run(command: str, seconds: float = 60) -> Ran:
@@ -148,7 +159,36 @@ def grep(pattern: str, source: Any, context: int = 0) -> list[Match]:
     return found
 
 
-TOOLS: tuple[Callable[..., Any], ...] = (run, read_file, list_files, find_files, peek, grep, *TOOLS_OF_VOLUME)
+def outline(source: Any) -> list[Outlined]:
+    """The classes and functions of Python sources, a text, file or folder: `source`, `line`, `end`, `kind`, `name` with
+    those around it, and `about`, the first line of its docstring. At most 1,000.
+    """
+    found: list[Outlined] = []
+    for name, text in _texts(source):
+        if name.endswith(".py") or not (_is_path(source) and os.path.isdir(source)):
+            try:
+                found += _defined(ast.parse(text), name, "")
+            except (SyntaxError, ValueError, RecursionError) as err:
+                print(f"{name} is no Python that can be read, and was left out: {err}")
+    if len(found) > MOST_FILES:
+        print(f"only the first {MOST_FILES:,} of {len(found):,}: name a file, or a folder with fewer")
+    return found[:MOST_FILES]
+
+
+TOOLS: tuple[Callable[..., Any], ...] = (
+    run, read_file, list_files, find_files, peek, grep, outline, *TOOLS_OF_WORK, *TOOLS_OF_VOLUME,
+)  # fmt: skip
+
+
+def _defined(body: ast.AST, source: str, inside: str) -> Iterator[Outlined]:
+    for node in ast.iter_child_nodes(body):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            name, kind = inside + node.name, "class" if isinstance(node, ast.ClassDef) else "def"
+            about = (ast.get_docstring(node) or "").partition("\n")[0][:EXCERPT]
+            yield Outlined(source, node.lineno, node.end_lineno or node.lineno, kind, name, about)
+            yield from _defined(node, source, f"{name}.")
+        else:
+            yield from _defined(node, source, inside)
 
 
 def _walk(path: str) -> Iterator[str]:

@@ -24,7 +24,7 @@ from fleet_rlm_jupyter.sandbox.codec import MAX_INLINE, Frame, FrameReader, dump
 
 GUEST = (
     "codec.py", "artifacts.py", "output.py", "tables.py", "guest_line.py",
-    "volume_tool.py", "guest_volume.py", "guest_tools.py", "guest.py",
+    "volume_tool.py", "guest_volume.py", "guest_work.py", "guest_tools.py", "guest.py",
 )  # fmt: skip
 
 ACK_EVERY = 16

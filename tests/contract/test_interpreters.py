@@ -418,6 +418,13 @@ os.chdir(home)
 print(said, kept, get_buffer("notes"))
 print(find_files("a.txt"), list_files("memory/deep"), load_from_volume("memory/deep/a.txt") == "x\\nfind me\\n")
 print(grep("find", "memory")[0].line, peek("memory/deep/a.txt", 2, 4), read_file("memory/deep/a.txt", 2))
+write_file("src/a.py", "class A:\\n    def f(self): pass\\n")
+write_file("src/a.py", "x = 1\\n", append=True)
+quick, slow = start_process("echo quick; exit 3"), start_process("echo slow; sleep 60")
+while (process := read_process(quick)).is_running or not read_process(slow).output:
+    pass
+print([one.name for one in outline("src")], tuple(process), tuple(stop_process(slow)))
+print(REPO_PATH == home, list_files(MEMORY_ROOT + "/memory") == [MEMORY_ROOT + "/memory/deep/"])
 """
 
 
@@ -429,4 +436,7 @@ def test_the_functions_of_the_repl_work_at_every_level(level):
         "buffers/notes/000001.txt: 7 bytes are in this sandbox and end with it, for it has no volume ['one\\ntwo'] []",
         "['memory/deep/a.txt'] ['memory/deep/a.txt'] True",
         "2 find find me",
+        "",
+        "['A', 'A.f'] (False, 3, 'quick\\n') (False, None, 'slow\\n')",
+        "True True",
     ]

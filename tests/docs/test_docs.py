@@ -181,6 +181,10 @@ def functions_page() -> str:
         "back. "
         "They need nothing but Python, are bounded in what they return, and print a line where something was left out. "
         "An error is one sentence with the next step.",
+        "`REPO_PATH` is the folder of the repository that was last asked about (`--repo`), else the working folder, "
+        "and `MEMORY_ROOT` the one that has the four folders below.",
+        "A process that `start_process` starts goes on when the cell, and the turn, has ended, until it is stopped or "
+        "the sandbox ends; later turns of the session find it by its number.",
         "A model that answers a question is told of them, and so are children of `sub_rlm`, which have them in their "
         "own sandboxes, with copies of the files that they are given. DSPy programs of your own have them and are not "
         "told. `UnisolatedSandboxes` of `fleet_rlm_jupyter.testing` does not have them.",

@@ -54,6 +54,7 @@ UPLOADED = (
     "sandbox/tables.py",
     "sandbox/guest_line.py",
     "sandbox/guest_volume.py",
+    "sandbox/guest_work.py",
     "sandbox/guest_tools.py",
 )
 
@@ -171,8 +172,8 @@ def foreign_imports(path: str, source: str) -> Complaints:
     if path.startswith("domain/"):
         ours = ("pydantic", f"{NAME}.domain")
     elif path in UPLOADED:
-        names = "artifacts", "codec", "output", "tables", "guest_line", "guest_tools", "guest_volume", "volume_tool"
-        ours = tuple(f".{name}" for name in names)
+        guest = "artifacts codec output tables guest_line guest_tools guest_volume guest_work volume_tool"
+        ours = tuple(f".{name}" for name in guest.split())
     else:
         return
     for node in ast.walk(ast.parse(source)):

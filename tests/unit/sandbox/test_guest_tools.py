@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import re
 import select
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
 from fleet_rlm_jupyter.domain.volume import ROOTS
 from fleet_rlm_jupyter.engine.recursion import TOLD_OF_TOOLS
-from fleet_rlm_jupyter.sandbox import guest_tools, guest_volume
-from fleet_rlm_jupyter.sandbox.guest_tools import TOOLS, find_files, grep, list_files, peek, read_file, run
+from fleet_rlm_jupyter.sandbox import guest_tools, guest_volume, guest_work, workspace_tool
+from fleet_rlm_jupyter.sandbox.guest_tools import TOOLS, find_files, grep, list_files, outline, peek, read_file, run
 from fleet_rlm_jupyter.sandbox.guest_volume import (
     add_buffer,
     clear_buffer,
@@ -20,6 +25,7 @@ from fleet_rlm_jupyter.sandbox.guest_volume import (
     load_from_volume,
     save_to_volume,
 )
+from fleet_rlm_jupyter.sandbox.guest_work import places, read_process, start_process, stop_process, write_file
 
 
 @pytest.fixture(autouse=True)
@@ -28,6 +34,7 @@ def home(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(guest_tools, "HOME", str(tmp_path))
     monkeypatch.setattr(guest_volume, "HOME", str(tmp_path))
+    monkeypatch.setattr(guest_work, "HOME", str(tmp_path))
     for root in ROOTS:
         (tmp_path / root).mkdir()
     return tmp_path
@@ -76,7 +83,82 @@ def test_what_a_command_leaves_running_is_not_waited_for():
     os.kill(int(done.stdout), 9)
 
 
+# --- processes in the background --------------------------------------------------------------------------------------
+
+
+def ended(number):
+    deadline = time.monotonic() + 20
+    while read_process(number).is_running:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return read_process(number)
+
+
+def test_a_process_in_the_background_is_looked_at_until_it_ends(home):
+    os.mkfifo(home / "go")
+    number = start_process("echo begun; read word <go; echo got $word >&2; exit 3")
+    other = start_process("echo other")
+    assert ended(other) == (False, 0, "other\n")
+    assert read_process(number)[:2] == (True, None)
+    (home / "go").write_text("on\n")
+    assert ended(number) == (False, 3, "begun\ngot on\n")
+    assert read_process(number, 4).output == " on\n"
+
+
+def test_a_process_is_stopped_with_all_that_it_started_also_one_that_does_not_listen(home, monkeypatch):
+    monkeypatch.setattr(guest_work, "STOP_SECONDS", 0.5)
+    os.mkfifo(home / "alive")
+    ear = os.open(home / "alive", os.O_RDONLY | os.O_NONBLOCK)
+    number = start_process("trap '' TERM; exec 3>alive; echo up; sleep 60 & while :; do sleep 0.05; done")
+    while "up" not in read_process(number).output:
+        time.sleep(0.01)
+    assert stop_process(number)[:2] == (False, None)
+    assert select.select([ear], [], [], 20)[0]  # nobody has its other end any more
+    assert os.read(ear, 1) == b""
+    os.close(ear)
+    assert stop_process(number) == read_process(number)  # harmless twice
+
+
+def test_a_process_that_another_repl_started_is_known_by_its_number(home):
+    code = "import sys; sys.path.insert(0, sys.argv[1]); from fleet_rlm_jupyter.sandbox import guest_work as w; "
+    code += "print(w.start_process('sleep 60'))"
+    root = str(Path(guest_work.__file__).parents[2])
+    number = int(subprocess.run([sys.executable, "-c", code, root], capture_output=True, check=True).stdout)
+    assert read_process(number).is_running
+    assert not stop_process(number).is_running
+    assert start_process("true") == number + 1
+
+
 # --- files ----------------------------------------------------------------------------------------------------------
+
+
+def test_files_of_the_working_folder_are_written_and_appended_to(home):
+    assert write_file("deep/er/a.txt", "one\n") == "deep/er/a.txt: 4 bytes written"
+    write_file("deep/er/a.txt", b"two\n", append=True)
+    assert read_file("deep/er/a.txt") == "one\ntwo\n"
+    write_file("deep/er/a.txt", "new")
+    assert read_file("deep/er/a.txt") == "new"
+
+
+@pytest.mark.parametrize("path", ["memory/x", "./buffers/a/b", "artifacts", "deep/../meta/x"])
+def test_what_must_be_whole_is_not_written_to_in_pieces(volume, home, path):
+    (home / "deep").mkdir()
+    for where in (path, str(home / path)):
+        with pytest.raises(ValueError, match="use save_to_volume or add_buffer"):
+            write_file(where, "x", append=True)
+
+
+def test_the_repository_that_was_last_asked_about_has_a_name(volume, home):
+    assert places() == {"REPO_PATH": str(home), "MEMORY_ROOT": str(volume)}
+    records = home / ".fleet" / "workspaces"
+    records.mkdir(parents=True)
+    for at, name in enumerate(("first", "second", "context"), 1):
+        (home / "workspace" / name).mkdir(parents=True)
+        (records / f"{name}.json").write_text('{"digest": "d"}')
+        os.utime(records / f"{name}.json", (at, at))
+    assert places()["REPO_PATH"] == str(home / "workspace" / "second")
+    workspace_tool.answer(json.dumps({"do": "look", "base": str(home), "name": "first", "archive": ""}))
+    assert places()["REPO_PATH"] == str(home / "workspace" / "first")
 
 
 def test_a_file_is_read_by_lines(home):
@@ -150,6 +232,32 @@ def test_grep_is_bounded_in_matches_and_in_each_of_them(capsys):
     one_line = grep("foo", "x" * 5000 + "foo" + "y" * 5000 + "foo")
     assert [(match.line, len(match.text)) for match in one_line] == [(1, 603), (1, 303)]
     assert len(grep("(?s)a.*", "a" * 10_000)[0].text) == 300
+
+
+SOURCE = """class A:
+    '''What it is.
+
+    More.'''
+    def f(self):
+        pass
+
+if True:
+    async def g(): return lambda: 1
+"""
+
+
+def test_python_sources_are_outlined(home, capsys):
+    rows = [("class", "A", 1, 6, "What it is."), ("def", "A.f", 5, 6, ""), ("def", "g", 9, 9, "")]
+    assert [(one.kind, one.name, one.line, one.end, one.about) for one in outline(SOURCE)] == rows
+    for path, text in (("src/a.py", SOURCE), ("src/deep/b.py", "def b(): pass"), ("src/c.txt", "def no(): pass")):
+        write_file(path, text)
+    write_file("src/bad.py", "def (")
+    assert [(one.source, one.name) for one in outline("src")] == [
+        ("src/a.py", "A"), ("src/a.py", "A.f"), ("src/a.py", "g"), ("src/deep/b.py", "b"),
+    ]  # fmt: skip
+    assert "src/bad.py is no Python that can be read, and was left out: " in capsys.readouterr().out
+    assert len(outline("def f(): pass\n" * 1500)) == 1000
+    assert "only the first 1,000 of 1,500" in capsys.readouterr().out
 
 
 def test_grep_without_a_match_says_that_a_name_was_no_file(capsys):
@@ -247,6 +355,11 @@ def test_no_link_leads_out_of_the_roots(home):
         (lambda: get_buffer("a/b"), ValueError),
         (lambda: save_to_volume("memory/x", 3), TypeError),
         (lambda: load_from_volume("memory/none"), FileNotFoundError),
+        (lambda: write_file("other/", "a"), IsADirectoryError),
+        (lambda: write_file("x", 3), TypeError),
+        (lambda: read_process(7), ValueError),
+        (lambda: stop_process("../x"), ValueError),
+        (lambda: outline(3), TypeError),
         (lambda: load_from_volume("buffers/folder"), IsADirectoryError),
         (lambda: load_from_volume("meta/latin"), ValueError),
     ],
