@@ -128,10 +128,10 @@ def test_an_interrupt_while_a_question_is_accepted_leaves_no_run_that_goes_on(bo
 
     monkeypatch.setattr(starting.Starter, "_begun", slow)
     question, server = f"anything {moment} {id(notebook)}?", notebook.place().server
-    asked = notebook.remote(server) if server else bench
-    ask: dict[str, Callable[[], Any]] = {
+    themselves = notebook.remote(server) if server else bench
+    ask = {
         "notebook": lambda: notebook.start(question, None, handles.AskOptions(mode="rlm_only")),
-        "workbench": lambda: asked.ask(Question(question, mode="rlm_only")),
+        "workbench": lambda: themselves.ask(Question(question, mode="rlm_only")),
     }
     with pytest.raises(KeyboardInterrupt):
         ask[asks]()

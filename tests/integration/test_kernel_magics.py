@@ -373,6 +373,15 @@ def test_an_interrupt_of_an_awaited_handle_cancels_and_keeps_what_was_found(slow
     assert shown.startswith("cancelled cancelled found: half of it")
 
 
+def test_an_interrupt_of_a_wait_for_a_result_cancels_and_keeps_what_was_found(slow):
+    manager, client = slow
+    cell = AWAITED.replace("asyncio.get_running_loop().call_soon(handle.live.watch, tell)", "handle.live.watch(tell)")
+    outputs = run(client, f"{cell}handle.result()", interrupted_at(manager, "reached"))
+    assert outputs[-1]["ename"] == "KeyboardInterrupt"
+    shown = text_of(run(client, "partial = handle.result(20)\nprint(handle.status, partial.status, partial.found)"))
+    assert shown.startswith("cancelled cancelled found: half of it")
+
+
 def test_a_task_that_awaits_a_handle_can_be_cancelled_and_what_was_found_is_kept(slow):
     _, client = slow
     cell = f"""import asyncio

@@ -215,3 +215,40 @@ def test_a_kernel_interrupt_cancels_the_run_on_the_server_and_keeps_what_was_fou
             assert kept[:3] == ["cancelled", "found:", "half"]
             assert server.call("GET", f"fleet/api/v1/runs/{kept[-1]}")["status"] == "cancelled"
             assert model.calls == 2
+
+
+LOOKS = """
+import os
+found = {}
+for here, _, names in os.walk("workspace/context"):
+    found |= {os.path.relpath(os.path.join(here, name), "workspace/context"): name for name in names}
+SUBMIT(answer=",".join(sorted(found)) + " " + open("workspace/context/01-data/deep/b.bin", "rb").read().hex())
+"""
+
+
+def test_files_of_the_kernels_folder_are_staged_by_path_wherever_the_question_runs(tmp_path):
+    """The server's root is another folder than the kernel's, and none that files may be staged from."""
+    folder = tmp_path / "elsewhere"
+    (folder / "data" / "deep").mkdir(parents=True)
+    (folder / "data" / "deep" / "b.bin").write_bytes(b"\0\xff")
+    (folder / "my notes.txt").write_text("one")
+    with ScriptedModel(lambda prompt: code(LOOKS)) as model:
+        environ = {variable(name): str(value) for name, value in model.settings.items()}
+        with JupyterServer("jupyter server", tmp_path, environ) as server, server.kernel() as kernel:
+            kernel.run(f"%load_ext fleet_rlm_jupyter\nimport os, fleet_rlm_jupyter as fleet\nos.chdir({str(folder)!r})")
+            for place, says in (("server", "on the server"), ("kernel", "in this kernel")):
+                cell = f"%%fleet --stage data --stage 'my notes.txt' --on {place} -o found\nwhat is there?"
+                outputs = kernel.run(cell)
+                told = "01-data/deep/b.bin,02-my-notes.txt/my notes.txt,manifest.json 00ff"
+                assert outputs[-1]["data"][MIME]["answer"] == told, text_of(outputs)
+                assert says in shown(outputs)
+                sent = "print(next(e.fact.staged.sent for e in found.trace if e.fact.type == 'sandbox.changed'))"
+                assert text_of(kernel.run(sent)) == "2\n"
+                kernel.run(cell)
+                assert text_of(kernel.run(sent)) == "0\n", "what the session has is not sent again"
+                asked = f"fleet.start('what?', stage='data', on={place!r}).result(60).answer"
+                assert text_of(kernel.run(f"print({asked})")) == "01-data/deep/b.bin,manifest.json 00ff\n"
+                for given, why in (("/etc/hostname", "none of the folders"), ("nothing.txt", "nothing.txt")):
+                    refused = text_of(kernel.run(f"%%fleet --stage {given} --on {place}\nwhat?"))
+                    assert why in refused
+                    assert "Traceback" not in refused
