@@ -46,12 +46,19 @@ pytest_plugins = ["contract.workbenches_fixture"]
 
 ASK = "SUBMIT(answer=str(len(context)) if isinstance(context, str) else ','.join(sorted(context)))"
 
+CELLS = {
+    "ask back": "SUBMIT(answer=ask_user(question='which year?', options=['2001', '2002']))",
+    "divide": "found = sub_rlm_batched(prompts=['go on ' + 'endlessly', 'how long?'], contexts=['', ''])\n"
+              "SUBMIT(answer=','.join(one if isinstance(one, str) else one['error']['code'] for one in found))",
+    "endlessly": "while True: pass",
+}  # fmt: skip
+
 
 def reply(prompt):
     """An RLM's planner, or a program that adds up: wrongly, unless it is told to be careful."""
     asked = re.findall(r"(\d+) \+ (\d+)", prompt)
     if not asked:
-        return code("while True: pass" if "endlessly" in prompt else ASK)
+        return code(next((cell for word, cell in CELLS.items() if word in prompt), ASK))
     total = sum(map(int, asked[-1])) + (0 if "carefully" in prompt else 1)
     return f"[[ ## answer ## ]]\n{total}\n\n[[ ## completed ## ]]"
 
@@ -254,6 +261,28 @@ def test_a_run_is_stopped(bench, engine):
     finally:
         engine._seconds = 0
     bench.cancel(run.run_id)
+
+
+def test_a_run_that_asks_back_goes_on_with_the_answer(bench):
+    run = ask(bench, "does it ask back?", can_answer=True)
+    question = next(event for event in bench.follow(run.run_id) if event.fact.type == "question.asked")
+    assert (question.fact.text, question.fact.options) == ("which year?", ["2001", "2002"])
+    with pytest.raises(BadRequest):
+        bench.answer(run.run_id, "c-nobody", "1999")
+    bench.answer(run.run_id, question.call_id, "2001")
+    assert run.result(60).answer == "2001"
+    with pytest.raises(BadRequest):
+        bench.answer(run.run_id, question.call_id, "2002")
+
+
+def test_one_call_of_a_run_is_stopped_and_its_sibling_is_not(bench):
+    run = ask(bench, "does it divide?")
+    started = (event for event in bench.follow(run.run_id) if event.fact.type == "call.started")
+    slow = next(one.call_id for one in started if one.fact.kind == "rlm" and "endlessly" in str(one.fact.inputs))
+    bench.cancel(run.run_id, slow)
+    assert run.result(60).answer == "call_cancelled,0"
+    with pytest.raises(BadRequest):
+        bench.cancel(ask(bench).run_id, "c-nobody")
 
 
 def test_limits_are_heeded(bench):

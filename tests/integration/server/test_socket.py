@@ -8,10 +8,12 @@ import threading
 
 import pytest
 import websocket
+from jupyter_process import wait_until
 from worker_thread import WorkerThread, talk
 
 from fleet_rlm_jupyter.domain.events import CallText
 from fleet_rlm_jupyter.server import feeds
+from fleet_rlm_jupyter.server import socket as socket_module
 from fleet_rlm_jupyter.server.socket import MAX_STRIKES
 from fleet_rlm_jupyter.testing import ScriptedEngine, code, scripted_workbench
 
@@ -171,6 +173,7 @@ BAD = {
     "bad_request": [
         '{"op": "ask", "question": "   "}', '{"op": "ask", "question": "q", "staged": "../x"}',
         '{"op": "ask", "question": "q", "staged": "%s"}' % ("0" * 64),
+        '{"op": "ask", "question": "q", "repo_ref": "main"}',
     ],
     "bad_path": [
         '{"op": "ask", "question": "q", "paths": ["/etc/passwd"]}', '{"op": "ask", "question": "q", "paths": [".."]}',
@@ -259,6 +262,15 @@ def test_events_come_in_at_most_twenty_frames_a_second(worker, socket):
     assert len([frame for frame in socket.frames if frame["type"] == "events"]) <= 20 * seconds + 3
 
 
+def test_a_socket_on_which_nothing_happens_says_now_and_then_that_it_lives(worker, monkeypatch):
+    monkeypatch.setattr(socket_module, "HEARTBEAT_SECONDS", 0.1)
+    connection = worker.socket()
+    beats = [connection.receive() for _ in range(3)]
+    assert [beat["type"] for beat in beats] == ["heartbeat"] * 3
+    assert beats[0]["at"] < beats[1]["at"] < beats[2]["at"]
+    connection.close()
+
+
 def test_a_run_of_somebody_else_is_as_if_it_were_not_there(worker):
     live = talk(worker.bench, "ann", lambda emit: says(emit, 3))
     live.result(30)
@@ -281,4 +293,5 @@ def test_the_server_is_told_how_many_runs_go_on(worker):
     connection.follow_to_the_end(accepted["run_id"])
     connection.close()
     assert max(worker.running) >= 1
-    assert worker.ask("GET", "/status").json()["worker"]["running"] == 0 == worker.running[-1]
+    # The end is on its way before the run is counted out.
+    wait_until(lambda: worker.ask("GET", "/status").json()["worker"]["running"] == 0 == worker.running[-1])

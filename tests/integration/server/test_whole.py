@@ -164,6 +164,19 @@ def test_what_was_said_is_there_after_the_server_and_its_worker_were_killed(home
     assert limit_of(home, home.ask()) == usual
 
 
+def test_a_server_that_is_stopped_in_mid_run_leaves_no_process_after_five_seconds(home, model):
+    model.script(lambda prompt: SLEEPS)
+    run_id = home.ask_and_wait_for("here")
+    family = home.server.family()
+    assert len(family) > 3, "the server, its worker, the local sandbox server and a sandbox"
+    home.server.process.terminate()
+    wait_until(lambda: not any(map(lives, family)), 5)
+
+    home.start()
+    ended = list(home.bench.follow(run_id))[-1].fact
+    assert (ended.status, ended.error.code) == ("failed", "interrupted")
+
+
 def limit_of(home: Home, run_id: str) -> int:
     return next(iter(home.bench.follow(run_id))).fact.limits.calls
 
