@@ -104,9 +104,7 @@ class SandboxSettings(_Group):
     network: bool = Field(default=False, description="let sandboxes reach the network; Daytona only")
     allow_list: Words = Field(default=(), description="networks (CIDR) that sandboxes may reach; Daytona only")
     packages: Words = Field(default=(), description="packages that pip installs into a new sandbox; Daytona only")
-    env: Pairs = Field(
-        default={}, description="variables in the environment of a sandbox, no secrets: its code sees them"
-    )
+    env: Pairs = Field(default={}, description="variables in a sandbox's environment, no secrets: its code sees them")
     snapshot: str | None = Field(default=None, description="Daytona's snapshot that sandboxes are made of")
     image: str | None = Field(
         default=None, description="image that sandboxes are made of, where no snapshot is; Daytona only"
@@ -169,6 +167,7 @@ class WorkspaceSettings(_Group):
     token_host: str | None = Field(default=None, description="the one host that is sent the token, e.g. github.com")
     token_user: UserName | None = Field(default=None, description="user name sent with it; the host's own where unset")
     clone_seconds: float = Field(default=300, gt=0, description="seconds that one call of git may take")
+    cache_mb: int = Field(default=5000, ge=0, description="megabytes of fetched repositories to keep for next time")
 
 
 def _store_url(text: str) -> str:

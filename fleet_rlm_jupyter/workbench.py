@@ -14,7 +14,7 @@ import dspy
 from fleet_rlm_jupyter.domain.budget import Budget
 from fleet_rlm_jupyter.domain.context import Context
 from fleet_rlm_jupyter.domain.errors import BadRequest, FleetError, NoSuchSession, StoreFailed
-from fleet_rlm_jupyter.domain.events import Event, Limits
+from fleet_rlm_jupyter.domain.events import Event, Limits, RunEnded
 from fleet_rlm_jupyter.domain.masking import Mask
 from fleet_rlm_jupyter.domain.ports import EXECUTION_INSTRUCTIONS, Files, Interpreter, Role, Sandboxes, Workspace
 from fleet_rlm_jupyter.domain.program import Trial
@@ -27,6 +27,7 @@ from fleet_rlm_jupyter.engine.controls import Controls
 from fleet_rlm_jupyter.engine.models import Models
 from fleet_rlm_jupyter.engine.offline import composed
 from fleet_rlm_jupyter.engine.own import OwnProgram, digest_of_run
+from fleet_rlm_jupyter.engine.recorder import Emit
 from fleet_rlm_jupyter.engine.recursion import Site
 from fleet_rlm_jupyter.engine.run import execute
 from fleet_rlm_jupyter.engine.saved import build
@@ -272,12 +273,14 @@ class Workbench:
     def warm(self) -> None:
         """Pay now for what the first run would wait for: the store is opened, the SDK of the sandboxes imported.
 
-        What is wrong with either is said to whoever needs it.
+        What is wrong with either is said to whoever needs it. Fetched repositories too old or too many are forgotten.
         """
         with suppress(FleetError):
             self.sandboxes(trusted_code=self.models().is_offline)
         with suppress(FleetError):
             self._house.store().database()
+        with suppress(OSError):
+            self._house.repositories.prune(self.settings)
 
     def close(self) -> None:
         """Interrupt what runs, end every sandbox and finish writing; for all users."""
@@ -301,9 +304,16 @@ class Workbench:
         watcher: Watcher | None,
         hold: Hold | None = None,
     ) -> LiveRun:
-        budget = Budget(limits or self.settings.budget)
-        work = Work(budget, program.site.controls, lambda emit: execute(program, inputs, budget, emit))
-        return self._starter.begin(request, work, watcher, hold)
+        budget, site = Budget(limits or self.settings.budget), program.site
+
+        def worked(emit: Emit) -> RunEnded:
+            try:
+                return execute(program, inputs, budget, emit)
+            finally:
+                if site.workspace is not None:
+                    site.workspace.release()
+
+        return self._starter.begin(request, Work(budget, site.controls, worked), watcher, hold)
 
     def _history(self, session_id: str) -> Callable[[], str]:
         def told() -> str:

@@ -32,6 +32,7 @@ OnFact = Callable[[SandboxChanged | ArtifactWritten], None]
 class Workspace:
     """The files of a repository at one commit. `pack` writes them into a file, as a .tar.gz; `digest` tells them apart.
 
+    `release` says that nobody will pack them any more: what they are made of may go.
     `source` is the repository's URL, which holds no password, and `name` the last part of it; `files` counts them.
     """
 
@@ -42,6 +43,7 @@ class Workspace:
     digest: str
     files: int
     pack: Callable[[Path], None]
+    release: Callable[[], object]
 
     @property
     def path(self) -> str:

@@ -9,8 +9,7 @@ import re
 import shutil
 import signal
 import subprocess
-import threading
-from collections import defaultdict
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +19,13 @@ from fleet_rlm_jupyter.domain.errors import BadRequest, BadSettings, BadUrl
 from fleet_rlm_jupyter.domain.ports import Workspace
 from fleet_rlm_jupyter.domain.staging import FOLDER
 from fleet_rlm_jupyter.engine.fetch import PORTS, addresses, is_public, shown
+from fleet_rlm_jupyter.engine.shelf import Shelf, Taken
 from fleet_rlm_jupyter.settings import Settings, child_environment
 
 STAGED = FOLDER.rpartition("/")[2]
 """The name beside those of repositories that staged files have."""
+
+DAY_SECONDS = 24 * 3600
 
 ABOUT = "see docs/how-to/repositories.md"
 _SCHEMES = ("https", "http", "ssh", "file")
@@ -46,12 +48,19 @@ _AS_COMMITTED = "* -export-ignore -export-subst -filter -ident -text\n"
 
 
 class Repositories:
-    """Bare repositories below `folder`, one for each URL, that only grow by what was asked for. Thread-safe."""
+    """Bare repositories below `folder`, one for each URL, that only grow by what was asked for.
+
+    Several threads and processes may share the folder. What a Workspace is made of stays until that is released.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._lock = threading.Lock()
-        self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._shelf = Shelf(folder)
+
+    def prune(self, settings: Settings) -> int:
+        """Forget what is too old or too much (`store.retention_days`, `workspace.cache_mb`); returns how many."""
+        days = settings.store.retention_days
+        before = 0 if days is None else time.time() - days * DAY_SECONDS
+        return self._shelf.prune(settings.workspace.cache_mb * 1_000_000, before)
 
     def tree(self, url: str, ref: str, settings: Settings) -> Workspace:
         """The files of `url` at `ref`: a branch, tag or commit id; the default branch where empty.
@@ -63,24 +72,33 @@ class Repositories:
         if ref and _BAD_IN_REF.search(ref):
             raise BadRequest(f"{ref!r} is no branch, tag or commit id", "name one as `git ls-remote` shows it")
         git = _Git(url, address, settings)
-        name = hashlib.sha256(url.encode()).hexdigest()[:24]
-        bare = self._folder / name
-        with self._lock:
-            lock = self._locks[name]
-        with lock:
+        self.prune(settings)  # before: one that is asked for all the time grows too, and then begins anew
+        taken = self._shelf.take(hashlib.sha256(url.encode()).hexdigest()[:24])
+        try:
+            return self._workspace(git, taken, ref)
+        except BaseException:
+            taken.release()
+            raise
+
+    def _workspace(self, git: _Git, taken: Taken, ref: str) -> Workspace:
+        bare, url = taken.folder, git.url
+        with taken.alone():
             if not (bare / "HEAD").exists():
                 bare.mkdir(parents=True, exist_ok=True, mode=0o700)
                 git.run("init", "--quiet", "--bare", "--template=", str(bare))
                 (bare / "info").mkdir(exist_ok=True)
             (bare / "info" / "attributes").write_text(_AS_COMMITTED, encoding="utf-8")
             commit = _fetched(git, bare, ref)
-        files = _counted(git, bare, commit, settings)
+        self.prune(git.settings)
+        files = _counted(git, bare, commit, git.settings)
 
         def pack(path: Path) -> None:
-            git.run("archive", "--format=tar.gz", "-1", "-o", str(path), commit, folder=bare)
+            git.run(
+                "archive", "--format=tar.gz", "-1", "-o", str(path), commit, folder=taken.folder
+            )  # and so `taken` lives
 
         digest = hashlib.sha256(f"{url}\0{commit}".encode()).hexdigest()
-        return Workspace(_name_of(address), shown(url), ref, commit, digest, files, pack)
+        return Workspace(_name_of(git.address), shown(url), ref, commit, digest, files, pack, taken.release)
 
 
 @dataclass(frozen=True, slots=True)

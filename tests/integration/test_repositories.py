@@ -6,12 +6,16 @@ import base64
 import http.server
 import os
 import subprocess
+import sys
+import tarfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from jupyter_process import wait_until
 from pydantic import ValidationError
 
 from fleet_rlm_jupyter.domain.errors import BadRequest, BadSettings, BadUrl
@@ -191,6 +195,93 @@ def test_a_branch_that_moved_is_asked_for_anew(tmp_path, upstream):
     second = repositories.tree(upstream.url, "main", settings)
     assert second.commit == moved != first.commit
     assert first.digest != second.digest
+
+
+def names_in(packed: Path) -> list[str]:
+    with tarfile.open(packed) as file:
+        return file.getnames()
+
+
+def test_repositories_make_room_for_others_but_not_while_they_are_asked_about(tmp_path, upstream):
+    other = Upstream(tmp_path / "code" / "other")
+    other.commit({"b.txt": "b" * 1000})
+    kept, settings = tmp_path / "kept", settings_for(tmp_path, workspace={"roots": [str(tmp_path)], "cache_mb": 0})
+
+    def bare() -> int:
+        return sum(path.is_dir() for path in kept.iterdir())
+
+    first = Repositories(kept).tree(upstream.url, "", settings)
+    second = Repositories(kept).tree(other.url, "", settings)
+    assert bare() == 2
+    for found in (first, second):
+        found.pack(tmp_path / "packed")
+        assert names_in(tmp_path / "packed")
+    del first, found
+    assert Repositories(kept).tree(other.url, "", settings).commit == second.commit
+    assert bare() == 1
+    del second
+    again = Repositories(kept).tree(upstream.url, "v1", settings)
+    assert (again.commit, bare()) == (upstream.first, 1)
+
+
+def test_a_repository_may_go_when_the_run_that_asked_about_it_has_ended(ask, tmp_path, upstream):
+    ask(LOOK, Question("?", repo_url=upstream.url))
+    settings = settings_for(tmp_path, workspace={"roots": [str(tmp_path)], "cache_mb": 0})
+    wait_until(lambda: Repositories(tmp_path / "data" / "repositories").prune(settings) == 1)
+
+
+def test_with_a_retention_they_go_when_nobody_has_asked_for_so_long(tmp_path, upstream):
+    kept, days = tmp_path / "kept", {"url": f"sqlite:///{tmp_path}/data/fleet.db", "retention_days": 1}
+    Repositories(kept).tree(upstream.url, "", settings_for(tmp_path))
+    settings = settings_for(tmp_path, store=days)
+    assert Repositories(kept).prune(settings) == 0
+    for use in kept.glob("*.use"):
+        os.utime(use, (time.time() - 90_000,) * 2)
+    assert Repositories(kept).prune(settings_for(tmp_path)) == 0
+    assert Repositories(kept).prune(settings) == 1
+
+
+ASKING = """
+import sys, tarfile
+from pathlib import Path
+from fleet_rlm_jupyter.engine.repositories import Repositories
+from fleet_rlm_jupyter.settings import Settings
+kept, packed, rounds, *urls = sys.argv[1:]
+repositories = Repositories(Path(kept))
+for number in range(int(rounds)):
+    for url in urls:
+        found = repositories.tree(url, "", Settings(workspace={"cache_mb": 0}))
+        found.pack(Path(packed))
+        assert "a.txt" in tarfile.open(packed).getnames()
+        del found
+"""
+
+
+def test_several_processes_fetch_read_and_remove_the_same_ones_at_once(tmp_path, upstream):
+    other = Upstream(tmp_path / "code" / "other")
+    other.commit({"a.txt": "one"})
+    urls, kept = [upstream.url, other.url], tmp_path / "kept"
+    processes = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                ASKING,
+                str(kept),
+                str(tmp_path / f"packed-{number}"),
+                "6",
+                *urls[:: 1 - 2 * (number % 2)],
+            ],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(3)
+    ]
+    for process in processes:
+        _, said = process.communicate(timeout=100)
+        assert process.returncode == 0, said
+    Repositories(kept).prune(settings_for(tmp_path, workspace={"cache_mb": 0}))
+    assert not [path for path in kept.iterdir() if path.is_dir()]
 
 
 @pytest.mark.parametrize(

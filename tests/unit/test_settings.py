@@ -16,6 +16,7 @@ NUMBERS = [
     "budget.depth", "budget.sandboxes", "budget.siblings", "budget.batch", "sandbox.memory_mb", "sandbox.cell_seconds",
     "sandbox.output_chars", "context.max_mb", "context.max_files", "sandbox.cpu", "sandbox.memory_gb",
     "sandbox.disk_gb", "sandbox.auto_stop_minutes", "store.retention_days", "workspace.clone_seconds",
+    "workspace.cache_mb",
 ]  # fmt: skip
 
 
@@ -151,7 +152,7 @@ def test_a_setting_that_is_taken_for_a_group_is_refused(names, folder):
         load(dict.fromkeys(names, "1"), {"FLEET_MODEL": "a/b", "FLEET_BUDGET__CALLS": "3"}, folder)
 
 
-@pytest.mark.parametrize("name", [name for name in NUMBERS if name != "model_retries"])
+@pytest.mark.parametrize("name", [name for name in NUMBERS if name not in ("model_retries", "workspace.cache_mb")])
 @pytest.mark.parametrize("value", [0, -1, "0", "-3", "nan", "inf", "-inf", "many", "1e999", "1_0x"])
 def test_a_number_that_cannot_be_is_refused(name, value, folder):
     with pytest.raises(BadSettings) as caught:
