@@ -82,5 +82,6 @@ def _reply(handler: http.server.BaseHTTPRequestHandler, text: str, *, is_stream:
     handler.send_response(200)
     handler.send_header("Content-Type", kind)
     handler.send_header("Content-Length", str(len(data)))
+    handler.send_header("Connection", "close")  # or a client may send its next request on a line that is closing
     handler.end_headers()
     handler.wfile.write(data)
