@@ -58,6 +58,9 @@ if TYPE_CHECKING:
 LOCAL_OWNER = "local"
 Hold = Callable[[LiveRun], None]
 
+KNOWN_SECONDS = 5.0
+"""How long `optimize` waits for its first event to be kept: from there on `optimizations` knows the run."""
+
 
 class Workbench:
     """What every surface holds. Thread-safe; `close` ends what it started, and so does the end of the process."""
@@ -209,7 +212,10 @@ class Workbench:
         work.prepare()
         asked = ["optimize", program, dataset, tried.model_dump()]
         request = Request.of(site, work.message(), False, key, lambda: digest_of(asked))
-        return self._begin(request, work, {}, limits, watcher)
+        live = self._begin(request, work, {}, limits, watcher)
+        with suppress(TimeoutError):
+            next(live.trace.follow(timeout=KNOWN_SECONDS), None)
+        return live
 
     def follow(self, run_id: str, since: int = 0) -> Iterator[Event]:
         """Events of a run from seq `since` on, until it ends, wherever it goes on or went on. Raises NoSuchRun."""

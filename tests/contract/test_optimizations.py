@@ -265,6 +265,7 @@ def test_what_cannot_be_tried_is_said_before_any_work(bench):
 def test_an_optimization_tells_its_phase_and_its_candidates_as_it_goes_and_what_became_of_it(bench, engine):
     with held(engine, "the proposal") as line:
         run = bench.optimize("adder", "sums", Trial(rounds=5))
+        assert bench.optimizations.get(run.run_id).program == "adder@1", "known from the start"
         assert line.is_there.wait(30)
         wait_until(lambda: bench.optimizations.get(run.run_id).usage.calls == 4 + 3, 10)
         going_on = bench.optimizations.get(run.run_id)
