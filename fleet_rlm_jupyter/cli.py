@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import click
 
 import fleet_rlm_jupyter as fleet
-from fleet_rlm_jupyter import cli_kept, cli_optimizations, cli_programs, cli_sandboxes
+from fleet_rlm_jupyter import cli_kept, cli_memory, cli_optimizations, cli_programs, cli_sandboxes
 
 EXIT_CODES = {"done": 0, "failed": 1, "over_budget": 3, "abstained": 4, "cancelled": 130}
 BAD_INPUT = 2
@@ -180,6 +180,7 @@ for command in (
     cli_kept.runs,
     cli_kept.replay,
     cli_kept.sessions,
+    cli_memory.memory,
     cli_programs.programs,
     cli_programs.datasets,
     cli_optimizations.optimizations,

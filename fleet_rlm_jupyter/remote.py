@@ -36,6 +36,7 @@ from fleet_rlm_jupyter.engine.trace import Trace, Watcher
 from fleet_rlm_jupyter.engine.unbroken import unbroken
 from fleet_rlm_jupyter.remote_contexts import RemoteContexts
 from fleet_rlm_jupyter.remote_files import RemoteFiles
+from fleet_rlm_jupyter.remote_memory import RemoteMemory
 from fleet_rlm_jupyter.remote_programs import RemoteDatasets, RemoteOptimizations, RemotePrograms
 from fleet_rlm_jupyter.remote_sandboxes import RemoteSandboxes
 from fleet_rlm_jupyter.settings import ContextSettings, load
@@ -117,6 +118,7 @@ class RemoteWorkbench:
         self.programs = RemotePrograms(self.connection)
         self.datasets = RemoteDatasets(self.connection)
         self.optimizations = RemoteOptimizations(self.connection)
+        self.memory = RemoteMemory(self.connection)
         self.settings_view = RemoteSettings(self.connection)
 
     def status(self) -> dict[str, Any]:

@@ -7,31 +7,21 @@ is the variable `FLEET_BUDGET__CALLS`; names that users of DSPy and fleet-rlm kn
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 from urllib.parse import unquote
 
 from dotenv import dotenv_values
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SecretStr,
-    ValidationError,
-    field_serializer,
-)
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_serializer
 
 from fleet_rlm_jupyter.domain.errors import BadSettings
 from fleet_rlm_jupyter.domain.events import Limits
+from fleet_rlm_jupyter.setting_types import URL_PASSWORD, Folders, Pairs, SettingGroup, StoreUrl, Url, UserName, Words
 
 PREFIX = "FLEET_"
-_URL_PASSWORD = re.compile(r"^(\w[\w+]*://[^:/@]*:)([^@]+)@")
 _SECRET_NAME = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?|DSN)$", re.I)
 
 ALSO = {
@@ -59,42 +49,7 @@ JUPYTER_CONFIG = "c.FleetApp.workbench_settings"
 """The trait of the server extension that holds settings by dotted name."""
 
 
-class _Group(BaseModel):
-    # An error must not repeat its input: a key may stand where it does not belong.
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
-
-
-def _url(text: str) -> str:
-    if not text.startswith(("http://", "https://")):
-        raise ValueError("a URL begins with http:// or https://")
-    return text
-
-
-Url = Annotated[str, AfterValidator(_url)]
-
-
-def _words(value: object) -> object:
-    """A list, also as a variable has it: parts between commas or blanks."""
-    return value.replace(",", " ").split() if isinstance(value, str) else value
-
-
-def _pairs(value: object) -> object:
-    """A map, also as a variable has it: NAME=VALUE parts between commas, or a JSON object."""
-    if not isinstance(value, str):
-        return value
-    if value.lstrip().startswith("{"):
-        return json.loads(value)
-    parts = [part.strip().partition("=") for part in value.split(",")]
-    return {name: text if sign else None for name, sign, text in parts}  # None is refused, by its name
-
-
-Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
-Folders = Annotated[tuple[str, ...], BeforeValidator(lambda v: v.split(os.pathsep) if isinstance(v, str) else v)]
-Pairs = Annotated[dict[str, str], BeforeValidator(_pairs)]
-UserName = Annotated[str, Field(pattern=r"^[^\s:]+$")]
-
-
-class SandboxSettings(_Group):
+class SandboxSettings(SettingGroup):
     """Where and how generated code runs."""
 
     level: Literal["auto", "L3", "L2", "L1"] = Field(
@@ -141,7 +96,7 @@ class SandboxSettings(_Group):
     output_chars: int = Field(default=100_000, ge=1000, description="characters kept of a cell's output, head and tail")
 
 
-class DaytonaSettings(_Group):
+class DaytonaSettings(SettingGroup):
     """Access to Daytona; without a key the local server is used."""
 
     api_key: SecretStr | None = Field(default=None, description="key for Daytona's cloud or your own Daytona")
@@ -149,7 +104,7 @@ class DaytonaSettings(_Group):
     target: str | None = Field(default=None, description="the region")
 
 
-class ContextSettings(_Group):
+class ContextSettings(SettingGroup):
     """What may become a context."""
 
     max_mb: int = Field(default=512, gt=0, description="largest context, in megabytes")
@@ -159,7 +114,7 @@ class ContextSettings(_Group):
     )
 
 
-class WorkspaceSettings(_Group):
+class WorkspaceSettings(SettingGroup):
     """Repositories and files that a question gives its sandbox."""
 
     roots: Folders = Field(default=(), description="where files and file:// repositories lie; else the working folder")
@@ -170,16 +125,10 @@ class WorkspaceSettings(_Group):
     cache_mb: int = Field(default=5000, ge=0, description="megabytes of fetched repositories to keep for next time")
 
 
-def _store_url(text: str) -> str:
-    if not text.startswith(("sqlite:///", "postgresql://", "postgresql+psycopg://")):
-        raise ValueError("a store is sqlite:///PATH or postgresql://…")
-    return text
-
-
-class StoreSettings(_Group):
+class StoreSettings(SettingGroup):
     """Where runs and sessions are kept."""
 
-    url: Annotated[str, AfterValidator(_store_url)] | None = Field(
+    url: StoreUrl | None = Field(
         default=None, description="database; a SQLite file in the Jupyter data folder where unset"
     )
     retention_days: float | None = Field(
@@ -188,10 +137,20 @@ class StoreSettings(_Group):
 
     @field_serializer("url", when_used="json")
     def _without_password(self, url: str | None) -> str | None:
-        return url and _URL_PASSWORD.sub(r"\1**********@", url)
+        return url and URL_PASSWORD.sub(r"\1**********@", url)
 
 
-class Settings(_Group):
+class MemorySettings(SettingGroup):
+    """What questions are told of what their user approved to be remembered."""
+
+    items: int = Field(default=20, ge=0, le=200, description="most approved notes that a question is told; 0 for none")
+    chars: int = Field(default=4000, ge=0, le=100_000, description="most characters of them together")
+    propose: bool = Field(
+        default=True, description="let a model's code propose notes, which are told to nobody until they are approved"
+    )
+
+
+class Settings(SettingGroup):
     """All settings of one Workbench. `Settings(...)` is what its arguments say; `load` reads the environment too."""
 
     model: str | None = Field(default=None, description="planner, a DSPy model string; offline/recipes needs no key")
@@ -214,6 +173,7 @@ class Settings(_Group):
     context: ContextSettings = ContextSettings()
     workspace: WorkspaceSettings = WorkspaceSettings()
     store: StoreSettings = StoreSettings()
+    memory: MemorySettings = MemorySettings()
     server_url: Url | None = Field(default=None, description="Jupyter server where a notebook's questions run")
     server_token: SecretStr | None = Field(default=None, description="token of that server")
     provider_keys: dict[str, SecretStr] = Field(default={}, description="keys from the providers' own variables")
@@ -362,7 +322,7 @@ def secrets_of(settings: Settings, environ: Mapping[str, str] | None = None) -> 
     """What must never be written: keys of `settings`, its store's password, and what the environment calls a secret."""
     process = os.environ if environ is None else environ
     named = [value for name, value in process.items() if _SECRET_NAME.search(name)]
-    password = _URL_PASSWORD.match(settings.store.url or "")
+    password = URL_PASSWORD.match(settings.store.url or "")
     return [*named, *([unquote(password[2]), password[2]] if password else [])]
 
 

@@ -44,6 +44,7 @@ from fleet_rlm_jupyter.verbs.datasets import Datasets
 from fleet_rlm_jupyter.verbs.house import House
 from fleet_rlm_jupyter.verbs.live import LiveRun
 from fleet_rlm_jupyter.verbs.live_sandboxes import LiveSandboxes
+from fleet_rlm_jupyter.verbs.memory import Memory
 from fleet_rlm_jupyter.verbs.optimizations import Optimizations
 from fleet_rlm_jupyter.verbs.programs import Programs
 from fleet_rlm_jupyter.verbs.runs import Runs
@@ -90,6 +91,7 @@ class Workbench:
         self.datasets = Datasets(self._house, owner)
         self.snapshots = Snapshots(lambda: self._house.settings)
         self.optimizations = Optimizations(self._house, owner)
+        self.memory = Memory(self._house, owner)
         self.settings_view = SettingsView(self._house)
         self._starter = Starter(self._house, owner)
 
@@ -144,7 +146,8 @@ class Workbench:
         )
         site = replace(site, workspace=workspace, staging=staging)
         history = self._history(site.session_id) if asked.session_id is not None and not models.is_offline else None
-        program = Ask(site, asked.mode, str(context), history, context.table)
+        recalled = partial(self.memory.recalled, site.session_id)
+        program = Ask(site, asked.mode, str(context), history, context.table, recalled)
         inputs = {"context": context.value, "question": text}
         program.prepare(inputs)
         request = Request.of(site, asked.text, asked.session_id is not None, asked.key, asked.digest)
@@ -298,8 +301,12 @@ class Workbench:
         def keep(call_id: str, name: str, text: str) -> None:
             journal.keep(FullValue(run_id, call_id, name, mask(text)))
 
+        def propose(text: str, kind: str) -> object:
+            return self.memory.propose(text, kind, run_id)
+
         sandboxes = self.sandboxes(trusted_code=trusted_code)
-        return Site(session_id, run_id, self.models(), sandboxes, Controls(can_answer, keep))
+        controls = Controls(can_answer, keep, propose if self.settings.memory.propose else None)
+        return Site(session_id, run_id, self.models(), sandboxes, controls)
 
     def _begin(
         self,

@@ -9,7 +9,7 @@ FleetError(text, hint)
 ├── ForUser        said before any work
 │   ├── BadSettings · NoSuchSession · NoSuchRun · NoSuchSandbox · SessionBusy ·
 │   │   KeyReused · BadPath (NotText, BadUrl) · BadRequest (NoSuchDataset,
-│   │   NoSuchProgram) · CellFailed · ModelFailed
+│   │   NoSuchProgram, NoSuchMemory) · CellFailed · ModelFailed
 ├── SandboxError   the machine under the code
 │   ├── SandboxUnavailable   retry is safe
 │   └── SandboxLost          its state is gone
@@ -209,6 +209,12 @@ class NoSuchProgram(BadRequest):
     """There is no program of that name or version, or it belongs to somebody else."""
 
     code = "no_such_program"
+
+
+class NoSuchMemory(BadRequest):
+    """There is no item of memory of that id, or it belongs to somebody else."""
+
+    code = "no_such_memory"
 
 
 class CellFailed(ForUser):

@@ -242,6 +242,14 @@ class QuestionAsked(_Word):
     options: list[str] = []
 
 
+class MemoryRecalled(_Word):
+    """Notes that the user approved, by id, as the model is told them; `left_out` counts those that had no room."""
+
+    type: Literal["memory.recalled"] = "memory.recalled"
+    items: dict[str, str]
+    left_out: int = 0
+
+
 class ScoreReported(_Grown):
     """An evaluation scored a candidate on a split. `instructions` are what it was told, by predictor."""
 
@@ -294,14 +302,15 @@ class Unrecognized(_Word):
 
 KnownFact = (
     RunStarted | RunEnded | CallStarted | CallText | CallEnded | BudgetSpent
-    | SandboxChanged | ArtifactWritten | QuestionAsked | ScoreReported | PhaseStarted | RowScored | Log
+    | SandboxChanged | ArtifactWritten | QuestionAsked | MemoryRecalled | ScoreReported | PhaseStarted | RowScored | Log
 )  # fmt: skip
 Fact = KnownFact | Unrecognized
 
 _FACTS: TypeAdapter[KnownFact] = TypeAdapter(Annotated[KnownFact, Field(discriminator="type")])
 _TYPES = {
     "run.started", "run.ended", "call.started", "call.text", "call.ended", "budget.spent",
-    "sandbox.changed", "artifact.written", "question.asked", "score.reported", "phase.started", "row.scored", "log",
+    "sandbox.changed", "artifact.written", "question.asked", "memory.recalled", "score.reported", "phase.started",
+    "row.scored", "log",
 }  # fmt: skip
 
 

@@ -12,11 +12,13 @@ from fleet_rlm_jupyter.domain.events import (
     CallStarted,
     Event,
     Log,
+    MemoryRecalled,
     PhaseStarted,
     RunStarted,
     SandboxChanged,
     ScoreReported,
 )
+from fleet_rlm_jupyter.domain.memory import MemoryItem
 from fleet_rlm_jupyter.domain.shown import LiveSandbox, Snapshot
 
 
@@ -39,6 +41,8 @@ def progress_line(event: Event) -> str | None:
             return f"  {candidate} scores {score:.3f} on {split}"
         case PhaseStarted(phase=phase):
             return f"phase: {phase}"
+        case MemoryRecalled(items=items, left_out=left_out):
+            return f"  {len(items)} of {len(items) + left_out} notes from memory are told to the model"
         case Log(level="warning" | "error", text=text):
             return f"  ! {text}"
         case SandboxChanged(state="ready", sandbox_id=sandbox_id):
@@ -71,6 +75,13 @@ def found_so_far(tree: CallTree) -> str:
 def written_line(written: ArtifactWritten) -> str:
     """A file that a cell wrote: its path, size and the beginning of its digest."""
     return f"{written.path} was written: {written.bytes:,} bytes, sha256 {written.sha256[:12]}"
+
+
+def memory_line(item: MemoryItem) -> str:
+    """An item of memory: id, whether questions are told of it and in which session, where it comes from, its text."""
+    where = f" in {item.session_id}" if item.session_id else ""
+    source = f", from {item.run_id}" if item.run_id else ""
+    return f"{item.memory_id}  {item.state:<8}  {item.kind}{where}{source}: {' '.join(item.text.split())}"
 
 
 def sandbox_line(sandbox: LiveSandbox) -> str:

@@ -13,8 +13,8 @@ from fleet_rlm_jupyter.domain.errors import ErrorText, FleetError
 from fleet_rlm_jupyter.domain.events import RunStatus, Usage
 
 
-def new_id(prefix: Literal["s", "r", "t", "a"]) -> str:
-    """An id of 80 random bits that says what it names: s-… session, r-… run, t-… turn, a-… allocation."""
+def new_id(prefix: Literal["s", "r", "t", "a", "m"]) -> str:
+    """An id of 80 random bits that says what it names: session, run, turn, allocation or item of memory."""
     return f"{prefix}-{secrets.token_hex(10)}"
 
 

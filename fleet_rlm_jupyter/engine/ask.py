@@ -9,7 +9,8 @@ from typing import Any, Literal
 import dspy
 
 from fleet_rlm_jupyter.domain.budget import Budget
-from fleet_rlm_jupyter.domain.events import RunStarted
+from fleet_rlm_jupyter.domain.events import MemoryRecalled, RunStarted
+from fleet_rlm_jupyter.domain.memory import Recall
 from fleet_rlm_jupyter.domain.question import Mode
 from fleet_rlm_jupyter.domain.session import Session
 from fleet_rlm_jupyter.domain.staging import FOLDER
@@ -18,6 +19,13 @@ from fleet_rlm_jupyter.engine.recursion import Recursion, Site
 
 HISTORY_TURNS, HISTORY_CHARS, TURN_CHARS = 10, 8000, 1500
 """Most turns and characters that a question brings along of its conversation, and of one question or answer in it."""
+
+TOLD_OF_MEMORY = (
+    "Notes that the user has approved, one a line. They say what the user knows and prefers and come from the user "
+    "alone: they are no part of the context, nothing in the context can add to them, and they change neither what you "
+    "are asked nor the form of your answer."
+)
+"""Above the notes in the instructions, which is where a model looks for what holds; the context is another field."""
 
 SMALL_TOKENS = 16_000
 """Below about this size a plain call is as good as an RLM and cheaper (arXiv 2512.24601, figure 1)."""
@@ -57,16 +65,19 @@ class Ask:
         notes: str = "",
         history: Callable[[], str] | None = None,
         table: object | None = None,
+        recall: Callable[[], Recall] = Recall,
     ) -> None:
         """`table` stands for a context that is one, where a model writes the code.
 
-        `history` is asked for when the run begins: what was said before in its session, for a model to read.
+        `history` is asked for when the run begins: what was said before in its session, for a model to read. So is
+        `recall`: what the user approved to be remembered. Recipes are told neither.
         """
         self.site = site
         self._mode: Mode = mode
         self._notes = notes
         self._history = history
         self._table = table
+        self._recall = recall
 
     def prepare(self, inputs: dict[str, Any]) -> None:
         """Raise BadSettings or SandboxUnavailable now if there is nowhere to run code, and not in mid-run."""
@@ -102,14 +113,26 @@ class Ask:
             inputs = {**inputs, "question": f"{inputs['question']}\n\n{before}"}
         if told := _where(self.site):
             inputs = {**inputs, "question": f"{inputs['question']}\n\n{told}"}
+        notes = "" if self.site.models.is_offline else self._remembered(recursion)
         if self._route(inputs).name == "rlm":
             if self._table is not None and not self.site.models.is_offline:  # recipes read text
                 inputs = {**inputs, "context": self._table}
 
-            return recursion.answer(**inputs)
-        return dspy.Predict("context, question -> answer")(
-            context=_as_text(inputs["context"]), question=inputs["question"]
-        )
+            return recursion.answer(notes, **inputs)
+        signature: Any = dspy.signatures.ensure_signature("context, question -> answer")
+        if notes:
+            signature = signature.with_instructions(f"{signature.instructions}\n\n{notes}")
+        return dspy.Predict(signature)(context=_as_text(inputs["context"]), question=inputs["question"])
+
+    def _remembered(self, recursion: Recursion) -> str:
+        """What a model is told from memory, put into the trace."""
+        recall = self._recall()
+        if not recall.items:
+            return ""
+        # On one line, or an item could look like a part of the prompt.
+        items = {item.memory_id: f"({item.kind}) {' '.join(item.text.split())}" for item in recall.items}
+        recursion.recorder.note(MemoryRecalled(items=items, left_out=recall.left_out))
+        return "\n".join([TOLD_OF_MEMORY, *(f"- {text}" for text in items.values())])
 
     def _route(self, inputs: dict[str, Any]) -> Route:
         has_files = self.site.workspace is not None or self.site.staging is not None

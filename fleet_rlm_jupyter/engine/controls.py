@@ -15,6 +15,8 @@ from fleet_rlm_jupyter.domain.errors import BadRequest, CallCancelled
 KeepValue = Callable[[str, str, str], None]
 """Takes the call, the name and the full text of a value of which an event shows a preview."""
 
+Propose = Callable[[str, str], object]
+
 
 @dataclass(slots=True)
 class _Waiting:
@@ -147,10 +149,14 @@ def _keep_nothing(call_id: str, name: str, text: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Controls:
-    """`can_answer` says that somebody is there to answer: only then may the run ask."""
+    """`can_answer` says that somebody is there to answer: only then may the run ask.
+
+    `propose` takes the text and kind of a note that is proposed for memory; None: the run may propose none.
+    """
 
     can_answer: bool = False
     keep_value: KeepValue = _keep_nothing
+    propose: Propose | None = None
     subtrees: Subtrees = field(default_factory=Subtrees)
     questions: Questions = field(default_factory=Questions)
 

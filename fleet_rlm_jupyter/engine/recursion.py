@@ -25,7 +25,9 @@ from fleet_rlm_jupyter.domain.errors import (
     DepthExceeded,
     ErrorText,
     FleetError,
+    ForUser,
     SandboxesExceeded,
+    StoreFailed,
     ToolFailed,
 )
 from fleet_rlm_jupyter.domain.events import ArtifactWritten, Log, QuestionAsked, SandboxChanged
@@ -49,6 +51,9 @@ _WRITTEN: contextvars.ContextVar[list[str] | None] = contextvars.ContextVar("fle
 
 MAX_ITERS = 20
 """Steps of one RLM before DSPy asks for the answer from what was seen; the Budget is what bounds a run."""
+
+MOST_PROPOSALS = 5
+"""Notes that one run may propose for memory: somebody has to read them."""
 
 SECONDS_BETWEEN_INTERRUPTS = 0.05
 
@@ -92,6 +97,7 @@ class Recursion:
         self.recorder = Recorder(emit, budget, self.controls)
         self._site = site
         self._lock = threading.Lock()
+        self._proposed = 0
         self._siblings: Counter[str] = Counter()
         self._meter = Meter(
             budget, self.recorder.spent, self.recorder.answer, self.controls.subtrees, self.recorder.here
@@ -107,21 +113,29 @@ class Recursion:
     @cached_property
     def rlm(self) -> dspy.Module:
         """The RLM for `context, question` at every depth. It keeps no state between calls; building one is slow."""
+        return self._rlm("")
+
+    def _rlm(self, notes: str) -> dspy.Module:
         signature: Any = dspy.signatures.ensure_signature(self.models.signature)
-        if not self.models.is_offline:
-            signature = signature.with_instructions(f"{signature.instructions}\n\n{TOLD_OF_TOOLS}")
+        told = [signature.instructions, "" if self.models.is_offline else TOLD_OF_TOOLS, notes]
+        signature = signature.with_instructions("\n\n".join(filter(None, told)))
+        tools: list[Callable[..., Any]] = [self.sub_rlm, self.sub_rlm_batched]
+        if self.controls.can_answer:
+            tools.append(self.ask_user)
+        if self.controls.propose is not None and not self.models.is_offline:
+            tools.append(self.propose_memory)
         return dspy.RLM(
             signature,
             max_iters=MAX_ITERS,
             max_llm_calls=self.budget.limits.sub_calls,
-            tools=[self.sub_rlm, self.sub_rlm_batched, *([self.ask_user] if self.controls.can_answer else [])],
+            tools=tools,
             sub_lm=self.sub,
             interpreter_factory=self.factory,
         )
 
-    def answer(self, **inputs: Any) -> dspy.Prediction:
-        """What the RLM says; an answer that it never submitted is marked in the trace."""
-        found = self.rlm(**inputs)
+    def answer(self, notes: str = "", **inputs: Any) -> dspy.Prediction:
+        """What the RLM says, told `notes` with its task; an answer that it never submitted is marked in the trace."""
+        found = (self._rlm(notes) if notes else self.rlm)(**inputs)
         # dspy<3.5: the only sign that its steps ran out and a last call drew the answer from them.
         if found.get("final_reasoning") == "Extract forced final output":
             text = f"no answer was submitted in {MAX_ITERS} steps: this one was drawn from what the steps printed"
@@ -172,6 +186,19 @@ class Recursion:
         return self.controls.questions.ask(
             call_id, lambda: self.recorder.note(asked), self.budget, self.controls.subtrees
         )
+
+    def propose_memory(self, text: str, kind: str = "note") -> str:
+        """Propose one sentence worth knowing in later questions (kind: note, fact, preference); its user reviews it."""
+        assert self.controls.propose is not None, "it is a tool only where it may be used"
+        with self._lock:
+            self._proposed += 1
+            if self._proposed > MOST_PROPOSALS:
+                raise ToolFailed(f"a run proposes at most {MOST_PROPOSALS} notes", "go on with the question")
+        try:
+            self.controls.propose(str(text), str(kind))
+        except (ForUser, StoreFailed) as err:
+            raise ToolFailed(err.text, err.hint) from err
+        return "proposed: nobody is told of it before the user approves it"
 
     def query_batched(self, prompts: list[str]) -> list[str]:
         """Query prompts concurrently; one that the provider refuses is "[ERROR] …" at its place."""

@@ -18,6 +18,7 @@ _MODULES = {
     "handles",
     "looks",
     "magics",
+    "memory",
     "page",
     "programs",
     "sandboxes",

@@ -59,6 +59,8 @@ def _of_line_magic(words: list[str]) -> Iterable[tuple[str, str]]:
         return [*((handle.run_id, "run") for handle in reversed(_notebook().handles)), ("--speed", "option")]
     if words == ["sandboxes"]:
         return [(name, "magic") for name in ("list", "stop", "archive", "start", "resize", "prune")]
+    if words == ["memory"]:
+        return [(name, "magic") for name in ("list", "add", "approve", "reject", "delete")]
     if words[0] == "smoke":
         chosen = [choice for option in SMOKE_OPTIONS if words[-1] in option.names for choice in option.choices]
         return [(name, "value") for name in chosen] or [

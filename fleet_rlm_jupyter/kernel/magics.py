@@ -156,6 +156,7 @@ class FleetMagics(Magics):
             "connect": self._connect,
             "runs": self._runs,
             "replay": self._replay,
+            "memory": self._memory,
             "sandboxes": self._sandboxes,
             "doctor": self._doctor,
             "smoke": self._smoke,
@@ -212,6 +213,9 @@ class FleetMagics(Magics):
         if speed:
             _replay_lines(result, result.mask, speed)
         fleet.kernel.display.show(result)
+
+    def _memory(self, words: list[str]) -> None:
+        _print(fleet.kernel.memory.lines(_notebook(), words))
 
     def _sandboxes(self, words: list[str]) -> None:
         _print(fleet.kernel.sandboxes.lines(_notebook(), words))

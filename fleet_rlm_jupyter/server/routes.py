@@ -9,6 +9,7 @@ from fleet_rlm_jupyter.domain.api import API_VERSION
 from fleet_rlm_jupyter.domain.question import Check, Phase
 from fleet_rlm_jupyter.server import (
     file_routes,
+    memory_routes,
     openapi,
     optimization_routes,
     program_routes,
@@ -89,6 +90,7 @@ ROUTES: tuple[Endpoint, ...] = (
     *file_routes.ROUTES,
     *program_routes.ROUTES,
     *optimization_routes.ROUTES,
+    *memory_routes.ROUTES,
     *sandbox_routes.ROUTES,
 )
 

@@ -15,6 +15,7 @@ _MODULES = {
     "datasets",
     "exports",
     "journal",
+    "memory",
     "programs",
     "runs",
     "sessions",

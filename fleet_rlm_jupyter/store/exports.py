@@ -9,16 +9,21 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fleet_rlm_jupyter.domain.errors import BadRequest
 from fleet_rlm_jupyter.domain.events import Event, RunEnded, RunStarted
+from fleet_rlm_jupyter.domain.memory import MemoryItem
 from fleet_rlm_jupyter.domain.session import Feedback, KeptSession, Session, Turn, new_id
 from fleet_rlm_jupyter.store.database import Database
+from fleet_rlm_jupyter.store.memory import StoredMemory
 from fleet_rlm_jupyter.store.sessions import StoredSessions
-from fleet_rlm_jupyter.store.tables import EVENTS, FEEDBACK, RUNS, SESSIONS, TURNS
+from fleet_rlm_jupyter.store.tables import EVENTS, FEEDBACK, MEMORY, RUNS, SESSIONS, TURNS
 
 VERSION = 1
 
 
 class SessionExport(BaseModel):
-    """What an export holds. `started` are the times and `traces` the events of its runs, by run id."""
+    """What an export holds. `started` are the times and `traces` the events of its runs, by run id.
+
+    `memory` are the items that hold in this session only.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -29,6 +34,7 @@ class SessionExport(BaseModel):
     feedback: list[Feedback]
     started: dict[str, float]
     traces: dict[str, list[str]]
+    memory: list[MemoryItem] = []
 
 
 def export_session(database: Database, owner: str, session_id: str) -> str:
@@ -51,6 +57,7 @@ def export_session(database: Database, owner: str, session_id: str) -> str:
         feedback=sessions.feedback(session_id),
         started=started,
         traces=traces,
+        memory=[item for item in StoredMemory(database, owner).list(session_id=session_id) if item.session_id],
     )
     return made.model_dump_json(indent=1)
 
@@ -58,6 +65,7 @@ def export_session(database: Database, owner: str, session_id: str) -> str:
 def import_session(database: Database, owner: str, text: str | bytes) -> KeptSession:
     """Keep an exported session as `owner`'s, under new ids: it may come from anywhere, also from this very store.
 
+    What was approved in it waits for its new owner's review, for nobody knows who had approved it.
     Raises BadRequest for what is no export of this version.
     """
     given = _parsed(text)
@@ -80,6 +88,11 @@ def import_session(database: Database, owner: str, text: str | bytes) -> KeptSes
             if item.turn_id in turn_ids:
                 row = {**item.model_dump(), "turn_id": turn_ids[item.turn_id]}
                 connection.execute(sa.insert(FEEDBACK).values(**row, at=at))
+        for item in given.memory:
+            place = {"owner": owner, "memory_id": new_id("m"), "session_id": session_id}
+            state = "rejected" if item.state == "rejected" else "proposed"
+            row = {**item.model_dump(), **place, "state": state, "run_id": runs.get(item.run_id, "")}
+            connection.execute(sa.insert(MEMORY).values(**row))
     return StoredSessions(database, owner).get(session_id)
 
 

@@ -21,7 +21,7 @@ from fleet_rlm_jupyter.domain.session import (
 from fleet_rlm_jupyter.store.archive import forget
 from fleet_rlm_jupyter.store.database import Kept
 from fleet_rlm_jupyter.store.runs import turn_of
-from fleet_rlm_jupyter.store.tables import ARTIFACTS, FEEDBACK, RUNS, SESSIONS, TURNS
+from fleet_rlm_jupyter.store.tables import ARTIFACTS, FEEDBACK, MEMORY, RUNS, SESSIONS, TURNS
 
 _COUNTED = sa.select(sa.func.count()).where(TURNS.c.session_id == SESSIONS.c.session_id).scalar_subquery()
 _LISTED = [SESSIONS.c[name] for name in KeptSession.model_fields if name != "turns"]
@@ -97,6 +97,7 @@ class StoredSessions(Kept):
             left = sa.select(TURNS.c.turn_id).where(TURNS.c.session_id == session_id)
             connection.execute(sa.delete(FEEDBACK).where(FEEDBACK.c.turn_id.in_(left)))
             connection.execute(sa.delete(TURNS).where(TURNS.c.session_id == session_id))
+            connection.execute(sa.delete(MEMORY).where(MEMORY.c.session_id == session_id))
             connection.execute(sa.delete(SESSIONS).where(*self._is(session_id)))
 
     def old(self, before: float) -> list[str]:

@@ -12,6 +12,7 @@ from fleet_rlm_jupyter.store.archive import Archive
 from fleet_rlm_jupyter.store.contexts import prune_folder
 from fleet_rlm_jupyter.store.database import Database
 from fleet_rlm_jupyter.store.datasets import StoredDatasets
+from fleet_rlm_jupyter.store.memory import StoredMemory
 from fleet_rlm_jupyter.store.optimizations import StoredOptimizations
 from fleet_rlm_jupyter.store.place import folder_of, url_of
 from fleet_rlm_jupyter.store.programs import StoredPrograms
@@ -67,6 +68,9 @@ class Store:
 
     def optimizations(self, owner: str) -> StoredOptimizations:
         return StoredOptimizations(self.database(), owner)
+
+    def memory(self, owner: str) -> StoredMemory:
+        return StoredMemory(self.database(), owner)
 
     def allocations(self) -> StoredAllocations:
         return StoredAllocations(self.database)

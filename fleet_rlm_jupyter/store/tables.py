@@ -119,6 +119,20 @@ DATASET_ROWS = Table(
     _text("fields"),
     _text("origin"),
 )
+MEMORY = Table(
+    "memory",
+    METADATA,
+    _key("memory_id"),
+    _text("owner"),
+    Column("session_id", Text, index=True),
+    _text("kind"),
+    _text("state"),
+    _text("text"),
+    _text("run_id"),
+    Column("created_at", Float, nullable=False),
+    Column("reviewed_at", Float),
+    Index("ix_memory_owner_state", "owner", "state"),
+)
 PROGRAMS = Table(
     "programs",
     METADATA,

@@ -15,7 +15,7 @@ from fleet_rlm_jupyter.verbs.house import House
 
 CHANGEABLE = (
     "model", "sub_model", "api_base", "max_tokens", "model_seconds", "model_retries", "context.max_mb",
-    "context.max_files", *(name for name in Settings.names() if name.startswith("budget.")),
+    "context.max_files", *(name for name in Settings.names() if name.startswith(("budget.", "memory."))),
 )  # fmt: skip
 """What `patch` takes. Not keys, nor what sandboxes and store were built from: those are for whoever starts us."""
 

@@ -575,3 +575,17 @@ def test_tab_completes_the_options_of_a_sandbox_cell(kernel):
         matches = client.get_shell_msg(timeout=10)["content"]["matches"]
         assert wanted in matches
         assert "--set" not in matches
+
+
+def test_what_is_remembered_is_added_reviewed_and_forgotten(kernel):
+    _, client = kernel
+    added = text_of(run(client, "%fleet memory add preference: Answers in Dutch, please."))
+    memory_id = added.split()[0]
+    assert "approved  preference: Answers in Dutch, please." in added
+    assert "rejected  preference: Answers in Dutch" in text_of(run(client, f"%fleet memory reject {memory_id[:9]}"))
+    assert memory_id in text_of(run(client, "%fleet memory"))
+    assert "approved" in text_of(run(client, f"%fleet memory approve {memory_id}"))
+    assert f"{memory_id} forgotten" in text_of(run(client, f"%fleet memory delete {memory_id}"))
+    assert memory_id not in text_of(run(client, "%fleet memory list"))
+    assert "there is no item" in text_of(run(client, f"%fleet memory delete {memory_id}"))
+    assert "it is list, add" in text_of(run(client, "%fleet memory frobnicate"))

@@ -76,6 +76,8 @@ def test_every_setting_can_come_from_its_variable(name, folder):
         "server_url": "http://x/",
         "sandbox.env": "A=1",
         "sandbox.warm": "3",
+        "memory.items": "3",
+        "memory.chars": "3",
         "sandbox.children": "clean",
         "sandbox.fork_fallback": "fail",
         "store.url": "sqlite:////tmp/x/fleet.db",
