@@ -76,6 +76,7 @@ def app() -> None:
 @click.option(
     "--mode", type=click.Choice(["auto", "rlm_only", "direct"]), default="auto", help="RLM, plain call, or by size."
 )
+@click.option("--session", "session_id", metavar="ID", help="Session to go on with: the model is told of its turns.")
 @click.option("--recipe", help="Offline recipe to use; `fleet recipes` lists them.")
 @click.option("--slot", "slots", multiple=True, metavar="NAME=VALUE", help="A slot of the recipe; repeatable.")
 @click.option("--calls", type=int, help="Most LM calls of the whole tree.")
@@ -234,6 +235,7 @@ def _ask(question: str, as_json: bool, given: dict[str, Any]) -> int:
         repo_url=given["repo"],
         repo_ref=given["ref"],
         context_paths=given["context_paths"],
+        session_id=given["session_id"],
     )
     bench = fleet.Workbench(fleet.settings.load(overrides))
     return _followed(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +113,7 @@ def replay(run_id: str, speed: float | None, as_json: bool) -> None:
 
 @click.group()
 def sessions() -> None:
-    """Sessions that are kept: list, show, export, import, prune."""
+    """Sessions that are kept: list, show, resume, export, import, prune."""
 
 
 @sessions.command("list")
@@ -151,6 +151,28 @@ def show_session(session_id: str, as_json: bool) -> None:
     ended = ", ".join(f"{count} {status}" for status, count in stats.by_status.items())
     cost = "unknown" if stats.usage.cost is None else f"${stats.usage.cost:.4f}"
     click.echo(f"\n{stats.turns} turns ({ended or 'none'}) · {stats.usage.calls} LM calls · cost {cost}")
+
+
+@sessions.command("resume")
+@click.argument("session_id")
+@_json_option
+def resume_session(session_id: str, as_json: bool) -> None:
+    """Say what there is of a session after a restart; `fleet ask --session` goes on with it.
+
+    SESSION_ID may be the beginning of one. By its whole id comes back what only a volume knows, without its turns.
+    """
+    with _store() as store, suppress(fleet.domain.errors.NoSuchSession):  # its volume may know it
+        session_id = store.sessions(OWNER).find(session_id).session_id
+    bench = fleet.Workbench()
+    try:
+        found = bench.resume(session_id)
+    finally:
+        bench.close()
+    if as_json:
+        _print_json(found.model_dump(mode="json"))
+        return
+    for line in fleet.domain.lines.resumed_lines(found):
+        click.echo(fleet.terminal.clean(line))
 
 
 @sessions.command("export")

@@ -17,6 +17,7 @@ from fleet_rlm_jupyter.domain.api import API_VERSION
 from fleet_rlm_jupyter.domain.calls import CallTree, fold
 from fleet_rlm_jupyter.domain.errors import BadRequest, FleetError, ServerUnavailable
 from fleet_rlm_jupyter.domain.events import Event, Limits
+from fleet_rlm_jupyter.domain.manifest import Resumed
 from fleet_rlm_jupyter.domain.program import Trial
 from fleet_rlm_jupyter.domain.question import Check, Phase, Question
 from fleet_rlm_jupyter.domain.session import (
@@ -210,6 +211,10 @@ class RemoteWorkbench:
         """A conversation with its turns; by default that of what was asked without naming one."""
         path = "/session" if session_id is None else f"/sessions/{_id(session_id)}/turns"
         return self.connection.get(path, Session)
+
+    def resume(self, session_id: str) -> Resumed:
+        """Go on with a session of the server: what there is of it after a restart."""
+        return self.connection.ask("POST", f"/sessions/{_id(session_id)}/resume", Resumed, is_safe=True)
 
     def files(self, session_id: str) -> RemoteFiles:
         """The files of a session's volume."""

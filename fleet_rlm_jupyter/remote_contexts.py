@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from urllib.parse import quote
 
 from pydantic import BaseModel
 
 from fleet_rlm_jupyter.connection import Connection
-from fleet_rlm_jupyter.domain.context import Context, Manifest, Value
+from fleet_rlm_jupyter.domain.context import Context, Manifest, Value, encoded
 from fleet_rlm_jupyter.domain.errors import FleetError, ServerUnavailable
 from fleet_rlm_jupyter.domain.staging import Staging
 from fleet_rlm_jupyter.verbs.frames import packed
@@ -45,7 +44,7 @@ class RemoteContexts:
             if made is None:
                 why = "its values have no common form" if there else "the server has no pandas"
                 note = "; ".join(filter(None, (note, f"a table without its types, as CSV: {why}")))
-        kind, raw = made or _as_text(context.value)
+        kind, raw = made or ("text" if isinstance(context.value, str) else "json", encoded(context.value))
         sha256 = hashlib.sha256(raw).hexdigest()
         self.put(sha256, raw)
         return {"sha256": sha256, "kind": kind, "note": note[:MOST_NOTED]}
@@ -82,11 +81,6 @@ class RemoteContexts:
 
     def _state(self, sha256: str) -> _Upload:
         return self._connection.get(f"/contexts/{quote(sha256, safe='')}", _Upload)
-
-
-def _as_text(value: Value) -> tuple[str, bytes]:
-    kind, text = ("text", value) if isinstance(value, str) else ("json", json.dumps(value, sort_keys=True))
-    return kind, text.encode("utf-8", "surrogatepass")
 
 
 class _Readable(BaseModel):

@@ -12,32 +12,29 @@ from typing import TYPE_CHECKING, Any
 import dspy
 
 from fleet_rlm_jupyter.domain.budget import Budget
-from fleet_rlm_jupyter.domain.context import Context
 from fleet_rlm_jupyter.domain.errors import BadRequest, FleetError, NoSuchSession, StoreFailed
 from fleet_rlm_jupyter.domain.events import Event, Limits, RunEnded
+from fleet_rlm_jupyter.domain.manifest import Resumed
 from fleet_rlm_jupyter.domain.masking import Mask
-from fleet_rlm_jupyter.domain.ports import EXECUTION_INSTRUCTIONS, Files, Interpreter, Role, Sandboxes, Workspace
+from fleet_rlm_jupyter.domain.ports import EXECUTION_INSTRUCTIONS, Files, Interpreter, Role, Sandboxes
 from fleet_rlm_jupyter.domain.program import Trial
 from fleet_rlm_jupyter.domain.question import Check, Question, digest_of
 from fleet_rlm_jupyter.domain.session import Session, new_id
-from fleet_rlm_jupyter.domain.staging import Staging
 from fleet_rlm_jupyter.engine.ask import HISTORY_TURNS, Ask, as_history
-from fleet_rlm_jupyter.engine.contexts import read_context
 from fleet_rlm_jupyter.engine.controls import Controls
 from fleet_rlm_jupyter.engine.models import Models
-from fleet_rlm_jupyter.engine.offline import composed
 from fleet_rlm_jupyter.engine.own import OwnProgram, digest_of_run
 from fleet_rlm_jupyter.engine.recorder import Emit
 from fleet_rlm_jupyter.engine.recursion import Site
 from fleet_rlm_jupyter.engine.run import execute
 from fleet_rlm_jupyter.engine.saved import build
-from fleet_rlm_jupyter.engine.staging import refuse_too_much, stage
 from fleet_rlm_jupyter.engine.trace import Watcher
 from fleet_rlm_jupyter.optimize.evaluate import Evaluation, Subject
 from fleet_rlm_jupyter.optimize.gepa import Improvement
 from fleet_rlm_jupyter.sandbox.snapshots import Snapshots
 from fleet_rlm_jupyter.settings import Loaded, Settings, load
 from fleet_rlm_jupyter.store.journal import FullValue
+from fleet_rlm_jupyter.verbs.asking import composed, context_of, staging_of, workspace_of
 from fleet_rlm_jupyter.verbs.cells import Cells
 from fleet_rlm_jupyter.verbs.checks import check_all
 from fleet_rlm_jupyter.verbs.datasets import Datasets
@@ -47,6 +44,7 @@ from fleet_rlm_jupyter.verbs.live_sandboxes import LiveSandboxes
 from fleet_rlm_jupyter.verbs.memory import Memory
 from fleet_rlm_jupyter.verbs.optimizations import Optimizations
 from fleet_rlm_jupyter.verbs.programs import Programs
+from fleet_rlm_jupyter.verbs.resuming import resume
 from fleet_rlm_jupyter.verbs.runs import Runs
 from fleet_rlm_jupyter.verbs.sessions import Sessions
 from fleet_rlm_jupyter.verbs.settings_view import SettingsView
@@ -138,9 +136,9 @@ class Workbench:
         if not asked.text.strip():
             raise BadRequest("the question is empty", "say what you want to know")
         models = self.models()
-        workspace, staging = self._workspace(asked, models), self._staging(asked, models)
-        text = composed(asked, is_offline=models.is_offline)
-        context = self._context(asked)
+        workspace, staging = workspace_of(self._house, asked), staging_of(self._house, asked)
+        text = composed(asked, models)
+        context = context_of(asked, self.settings.context)
         site = self._site(
             self._session_id(asked.session_id), trusted_code=models.is_offline, can_answer=asked.can_answer
         )
@@ -261,6 +259,15 @@ class Workbench:
         kept = self.sessions.get(session_id)
         return self.sandboxes(trusted_code=self.models().is_offline).files(kept.session_id)
 
+    def resume(self, session_id: str) -> Resumed:
+        """Go on with a session: what there is of it after a restart.
+
+        One that the store has lost comes back by the manifest on its volume, without its turns. Raises NoSuchSession
+        where neither knows it.
+        """
+        home = self.sandboxes(trusted_code=self.models().is_offline)
+        return resume(self._house, self.owner, session_id, home)
+
     def interpreter(self) -> Interpreter:
         """A fresh interpreter in a sandbox, for a DSPy program of the caller's own; its `shutdown` ends the sandbox."""
         role = Role(self._house.session_id(self.owner), new_id("r"), "interpreter", 1)
@@ -326,7 +333,8 @@ class Workbench:
                 if site.workspace is not None:
                     site.workspace.release()
 
-        return self._starter.begin(request, Work(budget, site.controls, worked), watcher, hold)
+        work = Work(budget, site.controls, worked, site.sandboxes.files, inputs)
+        return self._starter.begin(request, work, watcher, hold)
 
     def _history(self, session_id: str) -> Callable[[], str]:
         def told() -> str:
@@ -347,40 +355,6 @@ class Workbench:
             return self.sessions.get(named).session_id
         except StoreFailed:
             return named  # nothing can be read of it, and the run says that it is not kept
-
-    def _workspace(self, asked: Question, models: Models) -> Workspace | None:
-        """The repository that is asked about, fetched. Raises what `Repositories.tree` raises."""
-        if asked.repo_url is None:
-            if asked.repo_ref is not None:
-                raise BadRequest("repo_ref is given without repo_url", "name the repository, too")
-            return None
-        if models.is_offline:
-            raise BadRequest("offline recipes read a context and no repository", "pass its folder as context")
-        if asked.mode == "direct":
-            raise BadRequest("a plain call has no sandbox for a repository", "leave the mode out")
-        return self._house.repository(asked.repo_url, asked.repo_ref or "")
-
-    def _staging(self, asked: Question, models: Models) -> Staging | None:
-        """The files that the sandbox is to have, looked through. Raises what `stage` raises."""
-        if not asked.context_paths and asked.staged is None:
-            return None
-        if models.is_offline:
-            raise BadRequest("offline recipes read a context and no staged files", "pass them as context")
-        if asked.mode == "direct":
-            raise BadRequest("a plain call has no sandbox for staged files", "leave the mode out")
-        if asked.staged is None:
-            return stage(asked.context_paths, self.settings)
-        if asked.context_paths:
-            raise BadRequest("files are staged twice", "pass paths or what was read of them, not both")
-        refuse_too_much(asked.staged.manifest, self.settings.context)
-        return asked.staged
-
-    def _context(self, asked: Question) -> Context:
-        if asked.context is None:
-            return read_context(asked.paths, self.settings.context)
-        if asked.paths:
-            raise BadRequest("a context is given twice", "pass paths or a value, not both")
-        return asked.context if isinstance(asked.context, Context) else Context.of(asked.context)
 
 
 _making = Lock()

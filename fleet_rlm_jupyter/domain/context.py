@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass, field
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
 
 Value = str | dict[str, str]
 
 _AS_TABLE = "a DataFrame where the sandbox has pandas, else a dict of columns; CSV for recipes"
+
+
+class ContextDigest(BaseModel):
+    """What names a context: the digest of its bytes, which are a text or JSON of texts by name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    kind: Literal["text", "json"] = "text"
+    bytes: int
 
 
 @dataclass(slots=True)
@@ -70,3 +85,16 @@ class Context:
 
 def utf8_bytes(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
+def encoded(value: Value) -> bytes:
+    """The bytes that a context is kept and sent as."""
+    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    return text.encode("utf-8", "surrogatepass")
+
+
+def digest_of(value: Value, raw: bytes | None = None) -> ContextDigest:
+    """What names `value`; `raw` are its bytes, where they were made already."""
+    raw = encoded(value) if raw is None else raw
+    kind = "text" if isinstance(value, str) else "json"
+    return ContextDigest(sha256=hashlib.sha256(raw).hexdigest(), kind=kind, bytes=len(raw))

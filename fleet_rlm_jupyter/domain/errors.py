@@ -14,6 +14,7 @@ FleetError(text, hint)
 │   ├── SandboxUnavailable   retry is safe
 │   └── SandboxLost          its state is gone
 ├── ServerUnavailable   a Jupyter server does not answer
+├── ManifestConflict    two stores know different things of one session
 └── StoreFailed    what should survive could not be read or written
 """
 
@@ -261,6 +262,12 @@ class StoreFailed(FleetError):
     """The store cannot be opened, read or written; a run goes on without it and says so."""
 
     code = "store_failed"
+
+
+class ManifestConflict(FleetError):
+    """A session's volume holds a manifest of another store, which is left as it is; no answer is lost by that."""
+
+    code = "manifest_conflict"
 
 
 class ErrorText(BaseModel):

@@ -18,6 +18,7 @@ from fleet_rlm_jupyter.domain.events import (
     SandboxChanged,
     ScoreReported,
 )
+from fleet_rlm_jupyter.domain.manifest import Resumed
 from fleet_rlm_jupyter.domain.memory import MemoryItem
 from fleet_rlm_jupyter.domain.shown import LiveSandbox, Snapshot
 
@@ -75,6 +76,23 @@ def found_so_far(tree: CallTree) -> str:
 def written_line(written: ArtifactWritten) -> str:
     """A file that a cell wrote: its path, size and the beginning of its digest."""
     return f"{written.path} was written: {written.bytes:,} bytes, sha256 {written.sha256[:12]}"
+
+
+def resumed_lines(found: Resumed) -> list[str]:
+    """A session that is gone on with: what of it is there, and what is not."""
+    session, manifest = found.session, found.manifest
+    turns = f"{session.turns} turn{'' if session.turns == 1 else 's'}"
+    lines = [f"session {session.session_id}: {session.title or 'without a title'}"]
+    if found.is_restored and manifest is not None:
+        lines.append(f"turns:   the store had lost it; of {manifest.turns} its volume knows, and has no words of them")
+    else:
+        lines.append(f"turns:   {turns} that a model is told of")
+    lines.append(f"memory:  {found.notes} approved note{'' if found.notes == 1 else 's'}")
+    known = f", revision {manifest.rev} of its manifest" if manifest else ""
+    contexts = f", {len(manifest.contexts)} contexts by digest" if manifest and manifest.contexts else ""
+    lines.append(f"volume:  {found.files} file{'' if found.files == 1 else 's'}{known}{contexts}")
+    lines.append(f"sandbox: {found.sandbox_id or 'none; the next question has one, with these files'}")
+    return [*lines, *([f"conflict: {found.conflict}"] if found.conflict else [])]
 
 
 def memory_line(item: MemoryItem) -> str:

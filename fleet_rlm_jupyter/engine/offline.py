@@ -12,7 +12,6 @@ import dspy
 from dspy.lm15 import InvalidRequestError, Message, Request, Response, TextPart, Usage, response_to_events
 
 from fleet_rlm_jupyter.domain.errors import BadRequest
-from fleet_rlm_jupyter.domain.question import Question
 from fleet_rlm_jupyter.engine.recipes import cells
 from fleet_rlm_jupyter.engine.recipes.inventory import PYTHON_UNITS
 from fleet_rlm_jupyter.engine.recipes.passages import TEXT_UNITS
@@ -30,7 +29,6 @@ __all__ = [
     "RecipeEngine",
     "RecipePlan",
     "compose",
-    "composed",
     "parse_plan",
     "recipes_lm",
 ]
@@ -39,17 +37,6 @@ OFFLINE_MODEL = "offline/recipes"
 OFFLINE_LABEL = "offline recipes (not a language model)"
 NOT_UNDERSTOOD = "not understood: pick a recipe"
 MANY_CHARS, MANY_FILES, MOST_PARTS = 1_000_000, 200, 8
-
-
-def composed(asked: Question, *, is_offline: bool) -> str:
-    """The question as a model is asked it: with its recipe, if it names one. Raises BadRequest."""
-    if asked.recipe is None:
-        if asked.slots:
-            raise BadRequest("slots belong to a recipe", "name it with --recipe")
-        return asked.text
-    if not is_offline:
-        raise BadRequest("recipes are for the offline model", "leave --recipe out, or choose model offline/recipes")
-    return compose(asked.recipe, dict(asked.slots), asked.text)
 
 
 def recipes_lm() -> dspy.LM:

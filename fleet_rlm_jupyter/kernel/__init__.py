@@ -21,6 +21,7 @@ _MODULES = {
     "memory",
     "page",
     "programs",
+    "resume",
     "sandboxes",
     "variables",
 }

@@ -70,6 +70,7 @@ SUBCOMMANDS = {
     "connect": "Name the Jupyter server: `%fleet connect URL`; without URL: the one that started this kernel, if any.",
     "runs": "The newest runs, those of earlier kernels too: `%fleet runs [WORDS]` searches.",
     "replay": "Show a run again, also of an earlier kernel; the last by default: `%fleet replay [RUN_ID] [--speed N]`.",
+    "resume": "Go on with a session of before, the last by default: `%fleet resume [ID | off]`.",
     "memory": "What later questions are told: `%fleet memory [add [KIND:] TEXT | approve ID | reject ID | delete ID]`.",
     "sandboxes": "Your sandboxes, of this kernel and its server: `%fleet sandboxes [stop ID | archive ID | start ID | "
     "resize ID cpu=N memory=N disk=N | prune]`.",

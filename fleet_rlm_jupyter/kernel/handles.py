@@ -178,12 +178,16 @@ class AskOptions:
 
 
 class Notebook:
-    """What this kernel has asked so far, on which workbenches. `overrides` are its own settings, by dotted name."""
+    """What this kernel has asked so far, on which workbenches. `overrides` are its own settings, by dotted name.
+
+    `session_id` is the session that its questions go on with; None: one of the kernel's own, of which no model is told.
+    """
 
     def __init__(self) -> None:
         self.overrides: dict[str, Any] = {}
         self.handles: list[Handle] = []
         self.shows_tracebacks = False
+        self.session_id: str | None = None
         self._benches: list[Workbench] = []
 
     def bench(self, settings: Mapping[str, Any] | None = None) -> Workbench:
@@ -221,6 +225,7 @@ class Notebook:
         bench, place = self.bench(options.settings), self.place(options)
         asked = Question(question, options.paths, context, options.mode, options.recipe, options.slots)
         asked = replace(asked, repo_url=options.repo, repo_ref=options.ref, context_paths=options.staged)
+        asked = replace(asked, session_id=self.session_id, when_busy="queue")
         limits = _limits(bench, options.limits)
         if place.server is None:
             return self._held(lambda hold: bench.ask(asked, limits, hold=hold), bench, place, take)

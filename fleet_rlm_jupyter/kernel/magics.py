@@ -156,6 +156,7 @@ class FleetMagics(Magics):
             "connect": self._connect,
             "runs": self._runs,
             "replay": self._replay,
+            "resume": self._resume,
             "memory": self._memory,
             "sandboxes": self._sandboxes,
             "doctor": self._doctor,
@@ -213,6 +214,9 @@ class FleetMagics(Magics):
         if speed:
             _replay_lines(result, result.mask, speed)
         fleet.kernel.display.show(result)
+
+    def _resume(self, words: list[str]) -> None:
+        _print(fleet.kernel.resume.lines(_notebook(), words))
 
     def _memory(self, words: list[str]) -> None:
         _print(fleet.kernel.memory.lines(_notebook(), words))

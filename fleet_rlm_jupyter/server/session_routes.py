@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fleet_rlm_jupyter.domain.manifest import Resumed
 from fleet_rlm_jupyter.domain.session import Artifact, DeletedSession, Feedback, KeptSession, Session, SessionStats
 from fleet_rlm_jupyter.server.desk import Asked
 from fleet_rlm_jupyter.server.schema import SessionBody, SessionPage, SessionsQuery
@@ -59,6 +60,11 @@ def restore_session(asked: Asked, session_id: str) -> KeptSession:
     return asked.bench.sessions.restore(session_id)
 
 
+def resume_session(asked: Asked, session_id: str) -> Resumed:
+    """Go on with it after a restart: what there is of it; what only its volume knows comes back without its turns."""
+    return asked.bench.resume(session_id)
+
+
 def session_stats(asked: Asked, session_id: str) -> SessionStats:
     """How many turns, how they ended, and what they cost together."""
     return asked.bench.sessions.stats(session_id)
@@ -91,6 +97,7 @@ ROUTES = (
     Endpoint("DELETE", "/sessions/{session_id}", delete_session),
     Endpoint("POST", "/sessions/{session_id}/archive", archive_session),
     Endpoint("POST", "/sessions/{session_id}/restore", restore_session),
+    Endpoint("POST", "/sessions/{session_id}/resume", resume_session),
     Endpoint("GET", "/sessions/{session_id}/stats", session_stats),
     Endpoint("GET", "/sessions/{session_id}/artifacts", session_artifacts),
     Endpoint("GET", "/sessions/{session_id}/feedback", session_feedback),

@@ -17,9 +17,13 @@ from fleet_rlm_jupyter.settings import Loaded, Settings, secrets_of
 from fleet_rlm_jupyter.store.journal import Journal
 from fleet_rlm_jupyter.store.place import folder_of
 from fleet_rlm_jupyter.verbs.live import LiveRun
+from fleet_rlm_jupyter.verbs.manifests import Manifests
 
 if TYPE_CHECKING:
     from fleet_rlm_jupyter.verbs.cells import Cells
+
+MANIFEST_SECONDS = 5.0
+"""How long the end of a Workbench waits for what its last turns write on their volumes."""
 
 
 class House:
@@ -40,6 +44,7 @@ class House:
         self._store: store.store.Store | None = None
         self._journal: Journal | None = None
         self._sessions: dict[str, str] = {}
+        self.manifests = Manifests(self.store)
         self.repositories = Repositories(folder_of(loaded.settings.store) / "repositories")
 
     @property
@@ -137,6 +142,7 @@ class House:
         """Interrupt what runs, end every sandbox, and finish writing."""
         for run in list(self.runs.values()):
             run.interrupt()
+        self.manifests.close(MANIFEST_SECONDS)
         with self.lock:
             opened = list(self._sandboxes.values())
             self._sandboxes.clear()

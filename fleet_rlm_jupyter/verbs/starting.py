@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextvars
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from fleet_rlm_jupyter.domain.budget import Budget
 from fleet_rlm_jupyter.domain.errors import KeyReused, SessionBusy, StoreFailed
 from fleet_rlm_jupyter.domain.events import Limits, RunEnded
+from fleet_rlm_jupyter.domain.ports import Files
 from fleet_rlm_jupyter.engine.controls import Controls
 from fleet_rlm_jupyter.engine.recorder import Emit
 from fleet_rlm_jupyter.engine.recursion import Site
@@ -50,11 +51,16 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """How it is done: on which budget, by which handles from outside, and the doing."""
+    """How it is done: on which budget, by which handles from outside, and the doing.
+
+    `files` are those of a session where it is done, `inputs` what it is done on.
+    """
 
     budget: Budget
     controls: Controls
     execute: Callable[[Emit], RunEnded]
+    files: Callable[[str], Files] | None = None
+    inputs: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 class Starter:
@@ -194,8 +200,10 @@ class Starter:
                 run.budget.start()
                 work.execute(run.trace.append)
             finally:
+                write_manifest = self._house.manifests.due(run, work.files, work.inputs)
                 run.finish()
                 self._house.over(run)
+                write_manifest()
 
         # A run outlives whoever asked, so its thread must not keep the process from ending.
         context = contextvars.copy_context()

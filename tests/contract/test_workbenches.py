@@ -629,3 +629,16 @@ def test_a_server_that_is_not_there_is_told_so(monkeypatch):
     for url in ("ftp://x", "localhost:8888", ""):
         with pytest.raises(BadRequest):
             RemoteWorkbench(url)
+
+
+def test_a_session_is_resumed_with_what_there_is_of_it(bench):
+    session_id = bench.sessions.create("numbers").session_id
+    ask(bench, session_id=session_id).result(60)
+    bench.memory.add("Totals are in thousands.")
+    bench.files(session_id).write("memory/notes.txt", b"x")
+    found = bench.resume(session_id)
+    assert (found.session.title, found.session.turns, found.is_restored) == ("numbers", 1, False)
+    assert (found.notes, found.files, found.manifest, found.conflict) == (1, 1, None, "")
+    for unknown in ("s-nobody", "../x"):
+        with pytest.raises(NoSuchSession):
+            bench.resume(unknown)

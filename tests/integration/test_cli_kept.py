@@ -163,3 +163,18 @@ def test_a_group_of_commands_alone_says_what_there_is_and_is_no_error(fleet, wor
     assert (code, err) == (0, "")
     assert out.startswith("Usage: fleet")
     assert "Commands:" in out
+
+
+def test_a_session_is_gone_on_with_in_a_terminal(fleet, kept):
+    code_, out, err = fleet("sessions", "resume", kept.session_id[:9], "--json")
+    assert (code_, err) == (0, "")
+    found = json.loads(out)
+    assert (found["session"]["session_id"], found["session"]["turns"]) == (kept.session_id, 1)
+    assert "1 turn that a model is told of" in fleet("sessions", "resume", kept.session_id)[1]
+    lost = fleet("sessions", "resume", "s-nobody")
+    assert lost[0] == 2
+    assert "nor a manifest of it" in lost[2]
+    asked = ("ask", "How many lines are there?", "--model", "offline/recipes", "--json")
+    assert json.loads(fleet(*asked, "--session", kept.session_id)[1])["status"] == "done"
+    assert "2 turns" in fleet("sessions", "show", kept.session_id)[1]
+    assert fleet(*asked, "--session", "s-nobody")[0] == 2

@@ -589,3 +589,19 @@ def test_what_is_remembered_is_added_reviewed_and_forgotten(kernel):
     assert memory_id not in text_of(run(client, "%fleet memory list"))
     assert "there is no item" in text_of(run(client, f"%fleet memory delete {memory_id}"))
     assert "it is list, add" in text_of(run(client, "%fleet memory frobnicate"))
+
+
+def test_a_session_of_before_is_gone_on_with(kernel):
+    _, client = kernel
+    made = "session = fleet.kernel.handles.notebook().bench().sessions.create('of before').session_id; print(session)"
+    session_id = text_of(run(client, made)).strip()
+    resumed = text_of(run(client, "%fleet resume"))
+    assert f"session {session_id}: of before" in resumed
+    assert "0 turns that a model is told of" in resumed
+    run(client, "%%fleet --var log -o again\nHow many lines are there?")
+    assert session_id in text_of(run(client, "print(again.run.session_id)"))
+    assert "1 turn that" in text_of(run(client, f"%fleet resume {session_id[:12]}"))
+    assert "of this kernel's own" in text_of(run(client, "%fleet resume off"))
+    run(client, "%%fleet --var log -o again\nHow many lines are there?")
+    assert session_id not in text_of(run(client, "print(again.run.session_id)"))
+    assert "there is no session s-nobody" in text_of(run(client, "%fleet resume s-nobody"))
