@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from pydantic import JsonValue
 
@@ -47,6 +48,19 @@ class Call:
         if self.started_at is None or self.ended_at is None:
             return None
         return self.ended_at - self.started_at
+
+    @property
+    def total(self) -> Usage | None:
+        """What an RLM spent with everything below it, and how long it took; None for any other call."""
+        if self.kind != "rlm":
+            return None
+        spent: list[Usage] = []
+        stack = [self]
+        while stack:
+            call = stack.pop()
+            stack += call.children
+            spent += [call.usage] if call.usage is not None else []
+        return summed(spent).model_copy(update={"seconds": self.seconds})
 
 
 @dataclass(slots=True)
@@ -114,6 +128,18 @@ def fold(events: Iterable[Event], tree: CallTree | None = None) -> CallTree:
         tree.last_seq = max(tree.last_seq, event.seq)
         tree.run_id = event.run_id
     return tree
+
+
+def summed(usages: Iterable[Usage]) -> Usage:
+    """What they come to together; what none of them knows is unknown."""
+    found = list(usages)
+
+    def total(name: str) -> Any:
+        known = [value for usage in found if (value := getattr(usage, name)) is not None]
+        return sum(known) if known else None
+
+    rest = {name: total(name) for name in ("tokens_in", "tokens_out", "cost", "seconds")}
+    return Usage(calls=total("calls") or 0, **rest)
 
 
 def _apply(tree: CallTree, event: Event) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from fleet_rlm_jupyter.domain.calls import summed
 from fleet_rlm_jupyter.domain.errors import BadRequest, NoSuchSession, SessionBusy
-from fleet_rlm_jupyter.domain.events import Usage
 from fleet_rlm_jupyter.domain.session import (
     Artifact,
     Feedback,
@@ -121,7 +121,7 @@ class StoredSessions(Kept):
         return SessionStats(
             turns=len(turns),
             by_status=dict(Counter(turn.run.status for turn in turns)),
-            usage=_together([turn.run.usage for turn in turns]),
+            usage=summed(turn.run.usage for turn in turns),
         )
 
     def artifacts(self, session_id: str) -> list[Artifact]:
@@ -177,13 +177,3 @@ def _place(cursor: str) -> tuple[float, str]:
         return float(at), session_id
     except ValueError as err:
         raise BadRequest(f"{cursor!r} is no place in the list", "take the cursor that came with the last page") from err
-
-
-def _together(usages: list[Usage]) -> Usage:
-    def total(name: str) -> Any:
-        known = [value for usage in usages if (value := getattr(usage, name)) is not None]
-        return sum(known) if known else None
-
-    return Usage(
-        calls=total("calls") or 0, **{name: total(name) for name in ("tokens_in", "tokens_out", "cost", "seconds")}
-    )

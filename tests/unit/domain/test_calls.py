@@ -224,3 +224,22 @@ def test_golden_trace(trace):
 
 def test_there_are_golden_traces_for_the_ways_a_run_can_go():
     assert {path.stem for path in DATA.glob("*.jsonl")} >= {"plain", "failed_sibling", "over_budget", "optimized"}
+
+
+def test_an_rlm_knows_what_it_and_everything_below_it_spent():
+    facts: list[tuple[str | None, Fact]] = [
+        ("a", CallStarted(parent_id=None, kind="rlm", name="rlm", depth=1)),
+        ("b", CallStarted(parent_id="a", kind="lm", name="m", depth=1)),
+        ("b", CallEnded(usage=Usage(calls=1, tokens_in=10, tokens_out=1, cost=0.5))),
+        ("c", CallStarted(parent_id="a", kind="code", name="python", depth=1)),
+        ("d", CallStarted(parent_id="c", kind="rlm", name="rlm", depth=2)),
+        ("e", CallStarted(parent_id="d", kind="lm", name="m", depth=2)),
+        ("e", CallEnded(usage=Usage(calls=1, tokens_in=5, tokens_out=2))),
+        ("d", CallEnded()),
+        ("c", CallEnded()),
+        ("a", CallEnded()),
+    ]
+    calls = fold(numbered(facts)).calls
+    assert calls["a"].total == Usage(calls=2, tokens_in=15, tokens_out=3, cost=0.5, seconds=calls["a"].seconds)
+    assert calls["d"].total == Usage(calls=1, tokens_in=5, tokens_out=2, seconds=calls["d"].seconds)
+    assert (calls["b"].total, calls["c"].total) == (None, None)
