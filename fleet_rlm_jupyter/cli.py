@@ -77,6 +77,7 @@ def app() -> None:
     "--mode", type=click.Choice(["auto", "rlm_only", "direct"]), default="auto", help="RLM, plain call, or by size."
 )
 @click.option("--session", "session_id", metavar="ID", help="Session to go on with: the model is told of its turns.")
+@click.option("--snapshot", is_flag=True, help="Keep what is asked and told: `fleet snapshots` asks it again.")
 @click.option("--recipe", help="Offline recipe to use; `fleet recipes` lists them.")
 @click.option("--slot", "slots", multiple=True, metavar="NAME=VALUE", help="A slot of the recipe; repeatable.")
 @click.option("--calls", type=int, help="Most LM calls of the whole tree.")
@@ -132,6 +133,16 @@ def optimize(program: str, as_json: bool, settings: tuple[str, ...], **given: An
 
 
 @app.command()
+@click.argument("run_id")
+@_settings_option
+@_json_option
+@_debug_option
+def repeat(run_id: str, settings: tuple[str, ...], as_json: bool) -> NoReturn:
+    """Ask again what the snapshot of run RUN_ID has, told the same and within its limits, on the model now in force."""
+    sys.exit(_repeat(run_id, as_json, settings))
+
+
+@app.command()
 @_settings_option
 @_json_option
 @_debug_option
@@ -181,6 +192,7 @@ for command in (
     cli_kept.runs,
     cli_kept.replay,
     cli_kept.sessions,
+    cli_kept.snapshots,
     cli_memory.memory,
     cli_programs.programs,
     cli_programs.datasets,
@@ -236,14 +248,15 @@ def _ask(question: str, as_json: bool, given: dict[str, Any]) -> int:
         repo_ref=given["ref"],
         context_paths=given["context_paths"],
         session_id=given["session_id"],
+        snapshot=given["snapshot"],
     )
     bench = fleet.Workbench(fleet.settings.load(overrides))
-    return _followed(
-        bench,
-        lambda watcher: bench.ask(asked, watcher=watcher),
-        lambda live, ended: fleet.terminal.print_run(ended, live.tree()),
-        as_json,
-    )
+    return _followed(bench, lambda watcher: bench.ask(asked, watcher=watcher), _show_run, as_json)
+
+
+def _repeat(run_id: str, as_json: bool, settings: tuple[str, ...]) -> int:
+    bench = fleet.Workbench(fleet.settings.load(_overrides(settings)))
+    return _followed(bench, lambda watcher: bench.repeat(run_id, watcher=watcher), _show_run, as_json)
 
 
 def _try(program: str, optimizer: str, as_json: bool, settings: tuple[str, ...], given: dict[str, Any]) -> int:
@@ -259,6 +272,10 @@ def _try(program: str, optimizer: str, as_json: bool, settings: tuple[str, ...],
         lambda live, ended: fleet.terminal.print_end(ended),
         as_json,
     )
+
+
+def _show_run(live: Any, ended: Any) -> None:
+    fleet.terminal.print_run(ended, live.tree())
 
 
 def _followed(bench: Any, begin: Callable[[Any], Any], show: Callable[[Any, Any], None], as_json: bool) -> int:

@@ -207,6 +207,41 @@ def prune_sessions(days: float) -> None:
     click.echo(f"{count} session{'' if count == 1 else 's'} forgotten")
 
 
+@click.group()
+def snapshots() -> None:
+    """What questions were asked and told, kept by `fleet ask --snapshot`: list, show, delete."""
+
+
+@snapshots.command("list")
+@_json_option
+def list_snapshots(as_json: bool) -> None:
+    """List the snapshots, the newest first; `fleet repeat` asks one again."""
+    with _store() as store:
+        found = store.snapshots(OWNER).list()
+    if as_json:
+        _print_json({"snapshots": [one.model_dump(mode="json") for one in found]})
+        return
+    rows = [(one.run_id, one.created_at, f"{one.context.bytes:,} B", one.question) for one in found]
+    _print_rows(rows, "no snapshot is kept; `fleet ask --snapshot` keeps one")
+
+
+@snapshots.command("show")
+@click.argument("run_id")
+def show_snapshot(run_id: str) -> None:
+    """Print what a run was asked and told, as JSON."""
+    with _store() as store:
+        _print_json(store.snapshots(OWNER).get(run_id).model_dump(mode="json"))
+
+
+@snapshots.command("delete")
+@click.argument("run_id")
+def delete_snapshot(run_id: str) -> None:
+    """Forget a snapshot; its run and its context are then forgotten as all others are."""
+    with _store() as store:
+        store.snapshots(OWNER).delete(run_id)
+    click.echo(f"{run_id} forgotten")
+
+
 @contextmanager
 def _store() -> Generator[Any]:
     opened = fleet.store.store.Store(fleet.settings.load().settings.store)

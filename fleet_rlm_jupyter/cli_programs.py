@@ -103,15 +103,18 @@ def list_datasets(as_json: bool) -> None:
 @click.argument("name")
 @click.argument("path", type=click.Path(dir_okay=False, exists=True), required=False)
 @click.option("--session", "session_id", help="Make it of this session's turns that got feedback.")
-def create_dataset(name: str, path: str | None, session_id: str | None) -> None:
+@click.option("--snapshots", is_flag=True, help="Make it of the snapshots whose turns got feedback.")
+def create_dataset(name: str, path: str | None, session_id: str | None, snapshots: bool) -> None:
     """Keep the rows of PATH as dataset NAME: a JSON array of objects, or one JSON object a line.
 
     A field "split" says which split a row is for; else that follows from what is in it.
     """
-    if (path is None) == (session_id is None):
-        raise click.UsageError("give either PATH or --session")
+    if [path is not None, session_id is not None, snapshots].count(True) != 1:
+        raise click.UsageError("give either PATH or --session or --snapshots")
     with opened_bench() as bench:
-        if path is None:
+        if snapshots:
+            made = bench.datasets.from_snapshots(name)
+        elif path is None:
             made = bench.datasets.from_session(name, session_id)
         else:
             made = bench.datasets.create(name, Path(path).read_bytes(), Path(path).name)

@@ -95,7 +95,7 @@ def resize_sandbox(sandbox_id: str, cpu: int | None, memory: int | None, disk: i
 def list_snapshots(as_json: bool) -> None:
     """List what sandboxes can be made of at Daytona (sandbox.snapshot)."""
     with _bench() as bench:
-        found = bench.snapshots.list()
+        found = bench.sandbox_snapshots.list()
     if as_json:
         click.echo(json.dumps({"snapshots": [one.model_dump(mode="json") for one in found]}))
         return
@@ -123,7 +123,7 @@ def build_snapshot(
             click.echo(fleet.terminal.clean(line), err=True)
 
     with _bench() as bench:
-        built = bench.snapshots.build(name, **given, on_log=tell)
+        built = bench.sandbox_snapshots.build(name, **given, on_log=tell)
     if as_json:
         click.echo(built.model_dump_json())
         return

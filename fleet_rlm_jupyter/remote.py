@@ -40,6 +40,7 @@ from fleet_rlm_jupyter.remote_files import RemoteFiles
 from fleet_rlm_jupyter.remote_memory import RemoteMemory
 from fleet_rlm_jupyter.remote_programs import RemoteDatasets, RemoteOptimizations, RemotePrograms
 from fleet_rlm_jupyter.remote_sandboxes import RemoteSandboxes
+from fleet_rlm_jupyter.remote_snapshots import RemoteSnapshots
 from fleet_rlm_jupyter.settings import ContextSettings, load
 
 
@@ -120,6 +121,7 @@ class RemoteWorkbench:
         self.datasets = RemoteDatasets(self.connection)
         self.optimizations = RemoteOptimizations(self.connection)
         self.memory = RemoteMemory(self.connection)
+        self.snapshots = RemoteSnapshots(self.connection)
         self.settings_view = RemoteSettings(self.connection)
 
     def status(self) -> dict[str, Any]:
@@ -159,9 +161,17 @@ class RemoteWorkbench:
             "can_answer": asked.can_answer,
             "repo_url": asked.repo_url,
             "repo_ref": asked.repo_ref,
+            "snapshot": asked.snapshot,
             "staged": staged and self.contexts.upload_staged(staged),
         }
         return self._start("/runs", body, asked.key, limits, asked.text, watcher, hold)
+
+    def repeat(self, run_id: str, watcher: Watcher | None = None) -> RemoteRun:
+        """Ask again what the snapshot of that run has, told the same, on the models in force at the server."""
+        accepted = self.connection.ask("POST", f"/snapshots/{_id(run_id)}/runs", dict[str, str])
+        run = RemoteRun(self, accepted["run_id"], accepted["session_id"], self.snapshots.get(run_id).question)
+        run.start(watcher)
+        return run
 
     def run(
         self,

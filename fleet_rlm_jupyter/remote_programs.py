@@ -65,6 +65,10 @@ class RemoteDatasets:
     def from_session(self, name: str, session_id: str) -> Dataset:
         return self._connection.ask("POST", f"/sessions/{_word(session_id)}/datasets", Dataset, {"name": name})
 
+    def from_snapshots(self, name: str, run_ids: Iterable[str] = ()) -> Dataset:
+        body = {"name": name, "run_ids": list(run_ids)}
+        return self._connection.ask("POST", "/snapshots/datasets", Dataset, body)
+
     def sample(self, name: str, count: int = 10, split: Split | None = None) -> list[DatasetRow]:
         path = f"/datasets/{_word(name)}/rows"
         return self._connection.get(path, dict[str, list[DatasetRow]], count=count, split=split)["rows"]

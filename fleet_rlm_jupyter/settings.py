@@ -135,6 +135,10 @@ class StoreSettings(SettingGroup):
         default=None, gt=0, description="days after their end that runs are kept; for ever where unset"
     )
 
+    snapshots: bool = Field(
+        default=False, description="keep what every question was asked, to evaluate on; else where it is wanted"
+    )
+
     @field_serializer("url", when_used="json")
     def _without_password(self, url: str | None) -> str | None:
         return url and URL_PASSWORD.sub(r"\1**********@", url)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache, partial
@@ -20,6 +20,7 @@ from fleet_rlm_jupyter.domain.ports import EXECUTION_INSTRUCTIONS, Files, Interp
 from fleet_rlm_jupyter.domain.program import Trial
 from fleet_rlm_jupyter.domain.question import Check, Question, digest_of
 from fleet_rlm_jupyter.domain.session import Session, new_id
+from fleet_rlm_jupyter.domain.snapshot import Snapshot
 from fleet_rlm_jupyter.engine.ask import HISTORY_TURNS, Ask, as_history
 from fleet_rlm_jupyter.engine.controls import Controls
 from fleet_rlm_jupyter.engine.models import Models
@@ -31,7 +32,7 @@ from fleet_rlm_jupyter.engine.saved import build
 from fleet_rlm_jupyter.engine.trace import Watcher
 from fleet_rlm_jupyter.optimize.evaluate import Evaluation, Subject
 from fleet_rlm_jupyter.optimize.gepa import Improvement
-from fleet_rlm_jupyter.sandbox.snapshots import Snapshots
+from fleet_rlm_jupyter.sandbox.snapshots import SandboxSnapshots
 from fleet_rlm_jupyter.settings import Loaded, Settings, load
 from fleet_rlm_jupyter.store.journal import FullValue
 from fleet_rlm_jupyter.verbs.asking import composed, context_of, staging_of, workspace_of
@@ -49,6 +50,7 @@ from fleet_rlm_jupyter.verbs.runs import Runs
 from fleet_rlm_jupyter.verbs.sessions import Sessions
 from fleet_rlm_jupyter.verbs.settings_view import SettingsView
 from fleet_rlm_jupyter.verbs.smoke import Phase, smoke
+from fleet_rlm_jupyter.verbs.snapshots import Snapshots, Told, is_wanted
 from fleet_rlm_jupyter.verbs.starting import Request, Starter, Work
 
 if TYPE_CHECKING:
@@ -87,9 +89,10 @@ class Workbench:
         self.live_sandboxes = LiveSandboxes(self._house, owner)
         self.programs = Programs(self._house, owner)
         self.datasets = Datasets(self._house, owner)
-        self.snapshots = Snapshots(lambda: self._house.settings)
+        self.sandbox_snapshots = SandboxSnapshots(lambda: self._house.settings)
         self.optimizations = Optimizations(self._house, owner)
         self.memory = Memory(self._house, owner)
+        self.snapshots = Snapshots(self._house, owner)
         self.settings_view = SettingsView(self._house)
         self._starter = Starter(self._house, owner)
 
@@ -132,7 +135,24 @@ class Workbench:
         Raises FleetError before any work, never afterwards: BadRequest, NoSuchSession, SessionBusy, KeyReused and what
         settings and sandboxes say.
         """
-        asked = Question(question) if isinstance(question, str) else question
+        return self._ask(Question(question) if isinstance(question, str) else question, limits, watcher, hold)
+
+    def repeat(self, run_id: str, limits: Limits | None = None, watcher: Watcher | None = None) -> LiveRun:
+        """Ask again what the snapshot of that run has, told the same, within its limits, on the models now in force.
+
+        Raises NoSuchRun where there is no snapshot, and what `ask` raises.
+        """
+        kept = self.snapshots.get(run_id)
+        return self._ask(self.snapshots.question(kept), limits or kept.limits, watcher, frozen=kept)
+
+    def _ask(
+        self,
+        asked: Question,
+        limits: Limits | None,
+        watcher: Watcher | None,
+        hold: Hold | None = None,
+        frozen: Snapshot | None = None,
+    ) -> LiveRun:
         if not asked.text.strip():
             raise BadRequest("the question is empty", "say what you want to know")
         models = self.models()
@@ -143,13 +163,26 @@ class Workbench:
             self._session_id(asked.session_id), trusted_code=models.is_offline, can_answer=asked.can_answer
         )
         site = replace(site, workspace=workspace, staging=staging)
-        history = self._history(site.session_id) if asked.session_id is not None and not models.is_offline else None
-        recalled = partial(self.memory.recalled, site.session_id)
-        program = Ask(site, asked.mode, str(context), history, context.table, recalled)
+        is_new = frozen is None and is_wanted(self._house, asked)
+        told = Told.of(frozen) if frozen else self._told(site.session_id, in_session=asked.session_id is not None)
+        told = told.now() if is_new else told
+        history = None if models.is_offline else told.history
+        program = Ask(site, asked.mode, str(context), history, context.table, told.recall)
         inputs = {"context": context.value, "question": text}
         program.prepare(inputs)
         request = Request.of(site, asked.text, asked.session_id is not None, asked.key, asked.digest)
-        return self._begin(replace(request, when_busy=asked.when_busy), program, inputs, limits, watcher, hold)
+        request = replace(request, when_busy=asked.when_busy)
+        if is_new:
+            self.snapshots.keep(request, asked, context.value, told, limits or self.settings.budget)
+        try:
+            live = self._begin(request, program, inputs, limits, watcher, hold)
+        except FleetError:
+            if is_new:
+                self.snapshots.drop(request)
+            raise
+        if is_new and live.run_id != site.run_id:
+            self.snapshots.drop(request)
+        return live
 
     def run(
         self,
@@ -336,14 +369,14 @@ class Workbench:
         work = Work(budget, site.controls, worked, site.sandboxes.files, inputs)
         return self._starter.begin(request, work, watcher, hold)
 
-    def _history(self, session_id: str) -> Callable[[], str]:
-        def told() -> str:
+    def _told(self, session_id: str, *, in_session: bool) -> Told:
+        def history() -> str:
             try:
-                return as_history(self.sessions.last(session_id, HISTORY_TURNS))
+                return as_history(self.sessions.last(session_id, HISTORY_TURNS)) if in_session else ""
             except FleetError:
                 return ""  # the run is worth more than its memory
 
-        return told
+        return Told(history, lambda: self.memory.recalled(session_id))
 
     def _is_lost(self, run: LiveRun, session_id: str) -> bool:
         return bool(run.not_kept) and run.owner == self.owner and run.session_id == session_id and run.is_over

@@ -87,9 +87,9 @@ def utf8_bytes(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
-def encoded(value: Value) -> bytes:
-    """The bytes that a context is kept and sent as."""
-    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+def encoded(value: Value, *, is_ordered: bool = False) -> bytes:
+    """The bytes that a context is sent as: in one order of names, or where that `is_ordered` in its own."""
+    text = value if isinstance(value, str) else json.dumps(value, sort_keys=not is_ordered)
     return text.encode("utf-8", "surrogatepass")
 
 

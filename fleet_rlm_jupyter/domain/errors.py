@@ -14,8 +14,8 @@ FleetError(text, hint)
 │   ├── SandboxUnavailable   retry is safe
 │   └── SandboxLost          its state is gone
 ├── ServerUnavailable   a Jupyter server does not answer
-├── ManifestConflict    two stores know different things of one session
 └── StoreFailed    what should survive could not be read or written
+    └── ManifestConflict    two stores know different things of one session
 """
 
 from __future__ import annotations
@@ -264,7 +264,7 @@ class StoreFailed(FleetError):
     code = "store_failed"
 
 
-class ManifestConflict(FleetError):
+class ManifestConflict(StoreFailed):
     """A session's volume holds a manifest of another store, which is left as it is; no answer is lost by that."""
 
     code = "manifest_conflict"

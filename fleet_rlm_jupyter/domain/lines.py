@@ -20,7 +20,7 @@ from fleet_rlm_jupyter.domain.events import (
 )
 from fleet_rlm_jupyter.domain.manifest import Resumed
 from fleet_rlm_jupyter.domain.memory import MemoryItem
-from fleet_rlm_jupyter.domain.shown import LiveSandbox, Snapshot
+from fleet_rlm_jupyter.domain.shown import LiveSandbox, SandboxSnapshot
 
 
 def progress_line(event: Event) -> str | None:
@@ -109,7 +109,7 @@ def sandbox_line(sandbox: LiveSandbox) -> str:
     return f"{sandbox.id}  {since}  {sandbox.state:<9} {sandbox.role}{depth} of {sandbox.session}, {sandbox.run}"
 
 
-def snapshot_line(snapshot: Snapshot) -> str:
+def snapshot_line(snapshot: SandboxSnapshot) -> str:
     """What sandboxes can be made of: name, state, size, and why it could not be built."""
     size = f"{snapshot.cpu:g} CPU, {snapshot.memory_gb:g} GB, disk {snapshot.disk_gb:g} GB"
     why = f": {snapshot.error}" if snapshot.error else ""

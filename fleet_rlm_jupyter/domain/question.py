@@ -24,6 +24,7 @@ class Question:
     on, `when_busy` refuses it or queues it behind that run. The same `key` never runs twice in a session.
     `repo_url` names a repository whose files the sandbox is to hold, at `repo_ref` (branch, tag or commit id), and
     `context_paths` files and folders of this machine; `staged` is the same, looked through already.
+    `snapshot` keeps what it is asked and told, so that it can be asked again and be a row of a dataset.
     `can_answer` says that the run may ask back: whoever asked then answers `question.asked` with the verb `answer`.
     """
 
@@ -41,6 +42,7 @@ class Question:
     repo_ref: str | None = None
     context_paths: Sequence[str | Path] = ()
     staged: Staging | None = None
+    snapshot: bool = False
 
     def digest(self) -> str:
         """What tells one question from another under the same key."""

@@ -28,7 +28,7 @@ class Size:
     disk_gb: int | None = None
 
 
-class Snapshot(BaseModel):
+class SandboxSnapshot(BaseModel):
     """What sandboxes can be made of at Daytona. `state` is the service's word; only an active one will do.
 
     `error` says why it could not be built; `created` is in seconds since the epoch.

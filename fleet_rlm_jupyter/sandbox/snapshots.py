@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from fleet_rlm_jupyter.domain.errors import BadRequest, BadSettings, SandboxError, SandboxLost
-from fleet_rlm_jupyter.domain.shown import Size, Snapshot
+from fleet_rlm_jupyter.domain.shown import SandboxSnapshot, Size
 from fleet_rlm_jupyter.sandbox.client import CALL_SECONDS, DaytonaClient
 from fleet_rlm_jupyter.sandbox.retries import retried
 from fleet_rlm_jupyter.sandbox.service_errors import sdk
@@ -23,15 +23,15 @@ BUILD_SECONDS = 3600
 _PAGE = 100
 
 
-class Snapshots:
+class SandboxSnapshots:
     """`bench.snapshots`. Raises BadSettings where sandboxes are local, and SandboxUnavailable."""
 
     def __init__(self, settings: Callable[[], Settings]) -> None:
         self._settings = settings
 
-    def list(self) -> list[Snapshot]:
+    def list(self) -> list[SandboxSnapshot]:
         """All that the account can make sandboxes of, by name."""
-        found: list[Snapshot] = []
+        found: list[SandboxSnapshot] = []
         with self._service() as client:
             page = last = 1
             while page <= last:
@@ -47,7 +47,7 @@ class Snapshots:
         packages: Sequence[str] = PACKAGES,
         size: Size | None = None,
         on_log: Callable[[str], None] | None = None,
-    ) -> Snapshot:
+    ) -> SandboxSnapshot:
         """Build one at Daytona of an image and what pip installs into it, and wait until it can be used: minutes.
 
         `on_log` hears its log, from another thread. Raises BadRequest where there is one of that name, and SandboxError
@@ -114,8 +114,8 @@ def _command(name: str, sizes: dict[str, int]) -> str:
     return f"fleet sandboxes build {shlex.quote(name)} {options}"
 
 
-def _shown(snapshot: Any) -> Snapshot:
-    return Snapshot(
+def _shown(snapshot: Any) -> SandboxSnapshot:
+    return SandboxSnapshot(
         name=snapshot.name,
         state=state_of(snapshot),
         image=snapshot.image_name or "",

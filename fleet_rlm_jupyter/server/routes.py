@@ -16,6 +16,7 @@ from fleet_rlm_jupyter.server import (
     run_routes,
     sandbox_routes,
     session_routes,
+    snapshot_routes,
 )
 from fleet_rlm_jupyter.server.desk import Asked
 from fleet_rlm_jupyter.server.schema import (
@@ -91,6 +92,7 @@ ROUTES: tuple[Endpoint, ...] = (
     *program_routes.ROUTES,
     *optimization_routes.ROUTES,
     *memory_routes.ROUTES,
+    *snapshot_routes.ROUTES,
     *sandbox_routes.ROUTES,
 )
 

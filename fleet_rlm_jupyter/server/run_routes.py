@@ -52,6 +52,7 @@ def ask(asked: Asked, body: AskBody) -> Accepted:
         repo_url=body.repo_url,
         repo_ref=body.repo_ref,
         context_paths=[_under_root(path) for path in body.context_paths],
+        snapshot=body.snapshot,
         staged=None if body.staged is None else _staging(asked, body.staged),
     )
     return asked.accepted(asked.bench.ask(question, body.limits))

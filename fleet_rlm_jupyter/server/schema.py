@@ -95,6 +95,7 @@ class AskBody(StartBody):
     repo_url: str | None = Field(default=None, max_length=2000, description="repository for the sandbox to hold")
     repo_ref: str | None = Field(default=None, max_length=300, description="its branch, tag or commit id")
     context_paths: list[str] = Field(default=[], max_length=1000, description="of there too, staged in the sandbox")
+    snapshot: bool = Field(default=False, description="keep what is asked and told, to be evaluated on")
     staged: str | None = Field(default=None, max_length=64, description="digest of an uploaded manifest of such files")
 
 
@@ -288,6 +289,7 @@ class CallBody(Wire):
     outputs: str
     error: ErrorText | None
     usage: Usage | None
+    total: Usage | None = Field(description="of an RLM: what it spent with everything below it, and its seconds")
     started_at: float | None
     ended_at: float | None
 

@@ -19,6 +19,7 @@ _MODULES = {
     "programs",
     "runs",
     "sessions",
+    "snapshots",
     "store",
 }
 

@@ -34,9 +34,13 @@ from fleet_rlm_jupyter.store.tables import (
     OPTIMIZATIONS,
     RUNS,
     SESSIONS,
+    SNAPSHOTS,
     TURNS,
     VALUES,
 )
+
+NOT_PINNED = RUNS.c.run_id.not_in(sa.select(SNAPSHOTS.c.run_id))
+"""Of runs: what their inputs were is not wanted any more."""
 
 TITLE_CHARS = 80
 INTERRUPTED = ErrorText.of(Interrupted())
@@ -87,7 +91,7 @@ class Archive:
                 self._keep(connection, values)
             if events:
                 connection.execute(sa.insert(EVENTS), [_row(event) for event in events])
-            written = [_artifact(event, event.fact) for event in events if isinstance(event.fact, ArtifactWritten)]
+            written = [artifact_row(event, event.fact) for event in events if isinstance(event.fact, ArtifactWritten)]
             if written:
                 connection.execute(sa.insert(ARTIFACTS), written)
             begun = [_optimization(event, event.fact) for event in events if isinstance(event.fact, RunStarted)]
@@ -106,7 +110,7 @@ class Archive:
 
     def prune(self, before: float) -> int:
         """Forget the runs that ended before that time, with the turns that they answered; returns how many."""
-        old = sa.select(RUNS.c.run_id).where(RUNS.c.ended_at < before)
+        old = sa.select(RUNS.c.run_id).where(RUNS.c.ended_at < before, NOT_PINNED)
         with self._database.writing() as connection:
             return forget(connection, old)
 
@@ -204,7 +208,7 @@ def _row(event: Event) -> dict[str, str | int]:
     return {"run_id": event.run_id, "seq": event.seq, "line": event.encode()}
 
 
-def _artifact(event: Event, fact: ArtifactWritten) -> dict[str, str | int | float | None]:
+def artifact_row(event: Event, fact: ArtifactWritten) -> dict[str, str | int | float | None]:
     place = {"run_id": event.run_id, "seq": event.seq, "session_id": event.session_id, "call_id": event.call_id}
     return {**place, **fact.model_dump(include={"path", "bytes", "sha256"}), "at": event.at}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -84,12 +84,12 @@ class StoredContexts:
         return self._path(sha256).with_suffix(".part")
 
 
-def prune_folder(folder: Path, before: float) -> int:
-    """Delete the files below `folder` that were last used before that time; returns how many."""
+def prune_folder(folder: Path, before: float, but: Set[str] = frozenset()) -> int:
+    """Delete the files below `folder` that were last used before that time, `but` those of these names; how many."""
     count = 0
     for path in folder.rglob("*"):
         with suppress(FileNotFoundError):
-            if path.is_file() and path.stat().st_mtime < before:
+            if path.is_file() and path.name not in but and path.stat().st_mtime < before:
                 path.unlink()
                 count += 1
     return count

@@ -8,13 +8,14 @@ import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fleet_rlm_jupyter.domain.errors import BadRequest
-from fleet_rlm_jupyter.domain.events import Event, RunEnded, RunStarted
+from fleet_rlm_jupyter.domain.events import ArtifactWritten, Event, RunEnded, RunStarted
 from fleet_rlm_jupyter.domain.memory import MemoryItem
 from fleet_rlm_jupyter.domain.session import Feedback, KeptSession, Session, Turn, new_id
+from fleet_rlm_jupyter.store.archive import artifact_row
 from fleet_rlm_jupyter.store.database import Database
 from fleet_rlm_jupyter.store.memory import StoredMemory
 from fleet_rlm_jupyter.store.sessions import StoredSessions
-from fleet_rlm_jupyter.store.tables import EVENTS, FEEDBACK, MEMORY, RUNS, SESSIONS, TURNS
+from fleet_rlm_jupyter.store.tables import ARTIFACTS, EVENTS, FEEDBACK, MEMORY, RUNS, SESSIONS, TURNS
 
 VERSION = 1
 
@@ -128,6 +129,9 @@ def _put_run(connection: sa.Connection, events: list[Event], owner: str, started
     row: dict[str, Any] = {"run_id": end.run_id, "session_id": end.session_id, "owner": owner, "process": ""}
     times = {"started_at": started_at, "ended_at": end.at, "status": end.fact.status}
     connection.execute(sa.insert(RUNS).values(**row, **times, question=question))
+    written = [artifact_row(event, event.fact) for event in events if isinstance(event.fact, ArtifactWritten)]
+    if written:
+        connection.execute(sa.insert(ARTIFACTS), written)
     connection.execute(
         sa.insert(EVENTS), [{"run_id": item.run_id, "seq": item.seq, "line": item.encode()} for item in events]
     )

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from fleet_rlm_jupyter.domain.errors import BadRequest, NoSuchRun
 from fleet_rlm_jupyter.domain.events import Event
 from fleet_rlm_jupyter.domain.session import KeptRun, Run, Turn
-from fleet_rlm_jupyter.store.archive import forget
+from fleet_rlm_jupyter.store.archive import NOT_PINNED, forget
 from fleet_rlm_jupyter.store.database import Kept
 from fleet_rlm_jupyter.store.tables import CONTENTS, EVENTS, KEYS, RUNS, TURNS, VALUES
 
@@ -100,8 +100,8 @@ class StoredRuns(Kept):
         return None if found is None else (found.digest, found.run_id)
 
     def prune(self, before: float) -> int:
-        """Forget the runs that ended before that time, with their turns; returns how many."""
-        old = sa.select(RUNS.c.run_id).where(RUNS.c.ended_at < before, RUNS.c.owner == self._owner)
+        """Forget the runs that ended before that time, with their turns, but those with a snapshot; how many."""
+        old = sa.select(RUNS.c.run_id).where(RUNS.c.ended_at < before, RUNS.c.owner == self._owner, NOT_PINNED)
         with self._database.writing() as connection:
             return forget(connection, old)
 

@@ -18,6 +18,7 @@ from fleet_rlm_jupyter.store.place import folder_of, url_of
 from fleet_rlm_jupyter.store.programs import StoredPrograms
 from fleet_rlm_jupyter.store.runs import StoredRuns
 from fleet_rlm_jupyter.store.sessions import StoredSessions
+from fleet_rlm_jupyter.store.snapshots import StoredSnapshots, pinned
 
 DAY_SECONDS = 86_400
 TENDED_SECONDS = 3600
@@ -72,6 +73,9 @@ class Store:
     def memory(self, owner: str) -> StoredMemory:
         return StoredMemory(self.database(), owner)
 
+    def snapshots(self, owner: str) -> StoredSnapshots:
+        return StoredSnapshots(self.database(), owner)
+
     def allocations(self) -> StoredAllocations:
         return StoredAllocations(self.database)
 
@@ -97,4 +101,4 @@ class Store:
         if self._settings.retention_days is not None:
             before = time.time() - self._settings.retention_days * DAY_SECONDS
             archive.prune(before)
-            prune_folder(folder_of(self._settings) / "contexts", before)
+            prune_folder(folder_of(self._settings) / "contexts", before, pinned(database))

@@ -133,6 +133,15 @@ MEMORY = Table(
     Column("reviewed_at", Float),
     Index("ix_memory_owner_state", "owner", "state"),
 )
+SNAPSHOTS = Table(
+    "snapshots",
+    METADATA,
+    _key("run_id"),
+    Column("owner", Text, nullable=False, index=True),
+    Column("sha256", Text, nullable=False, index=True),
+    _text("snapshot"),
+    Column("created_at", Float, nullable=False),
+)
 PROGRAMS = Table(
     "programs",
     METADATA,

@@ -9,6 +9,7 @@ from fleet_rlm_jupyter.domain.dataset import Dataset, DatasetRow, Split, checked
 from fleet_rlm_jupyter.domain.errors import BadRequest
 from fleet_rlm_jupyter.verbs.house import House
 from fleet_rlm_jupyter.verbs.sessions import Sessions
+from fleet_rlm_jupyter.verbs.snapshots import Snapshots
 
 if TYPE_CHECKING:  # it imports SQLAlchemy
     from fleet_rlm_jupyter.store.datasets import StoredDatasets
@@ -60,12 +61,34 @@ class Datasets:
             )
         return self.create(name, rows, f"session {session_id}")
 
+    def from_snapshots(self, name: str, run_ids: Iterable[str] = ()) -> Dataset:
+        """A dataset of `context`, `question` and `answer` from snapshots, all or those of these runs, that were judged.
+
+        The answer is that of `from_session`. A large context is named by its digest, and read when the row is used.
+        """
+        snapshots, runs = Snapshots(self._house, self._owner), self._house.store().runs(self._owner)
+        wanted = [snapshots.get(run_id) for run_id in run_ids] or snapshots.list()
+        rows: list[object] = []
+        for kept in wanted:
+            turn = runs.turn(kept.run_id)
+            given = Sessions(self._house, self._owner).feedback(kept.session_id) if turn else []
+            judged = next((one for one in given if turn and one.turn_id == turn.turn_id), None)
+            answer = turn and judged and (judged.expected or (judged.rating == 1 and turn.run.answer))
+            if answer:
+                rows.append({"context": snapshots.as_field(kept.context), "question": kept.question, "answer": answer})
+        if not rows:
+            raise BadRequest("no snapshot is of a turn that was called good or corrected", "give feedback on it first")
+        return self.create(name, rows, "snapshots")
+
     def sample(self, name: str, count: int = 10, split: Split | None = None) -> list[DatasetRow]:
         """Some rows, in no order that means anything; always the same ones."""
         return self._stored().rows(name, split, count)
 
     def rows(self, name: str, split: Split | None = None) -> list[DatasetRow]:
-        return self._stored().rows(name, split)
+        """All of them, with the contexts that they name. Raises BadRequest where one is not here any more."""
+        whole = Snapshots(self._house, self._owner).whole
+        found = self._stored().rows(name, split)
+        return [row.model_copy(update={"fields": whole(row.fields)}) for row in found]
 
     def delete(self, name: str) -> None:
         """Forget it and its rows; what was found with it stays."""

@@ -1,152 +1,206 @@
-"""Snapshots: listed and built through the real SDK, at a service that builds them and at one that does not."""
+"""Frozen inputs of questions: kept on demand, asked again, evaluated on; for a Workbench here and for a remote one."""
 
 from __future__ import annotations
 
-import json
-import shlex
-import sys
-from typing import Any
+import hashlib
+import time
 
+import dspy
 import pytest
-from contract.faulty_line import Fault, FaultyLine, answer, refusal
-from contract.localdaytona_server import KEY
+from worker_thread import WorkerThread
 
-from fleet_rlm_jupyter import cli
-from fleet_rlm_jupyter.domain.errors import BadRequest, BadSettings, SandboxError, SandboxUnavailable
-from fleet_rlm_jupyter.domain.ports import Role
-from fleet_rlm_jupyter.domain.shown import Size
-from fleet_rlm_jupyter.sandbox import snapshots
-from fleet_rlm_jupyter.sandbox.snapshots import Snapshots
-from fleet_rlm_jupyter.settings import DaytonaSettings, Settings
+from fleet_rlm_jupyter.domain.errors import BadRequest, KeyReused, NoSuchRun
+from fleet_rlm_jupyter.domain.events import Limits
+from fleet_rlm_jupyter.domain.program import Trial
+from fleet_rlm_jupyter.domain.question import Question
+from fleet_rlm_jupyter.remote import RemoteWorkbench
+from fleet_rlm_jupyter.settings import Settings, StoreSettings
+from fleet_rlm_jupyter.store.database import Database
+from fleet_rlm_jupyter.store.tables import SNAPSHOTS
+from fleet_rlm_jupyter.testing import ScriptedEngine, UnisolatedSandboxes, scripted_models, scripted_workbench
 from fleet_rlm_jupyter.workbench import Workbench
 
-pytest_plugins = ["contract.remote_fixture"]
+ANSWER = "[[ ## answer ## ]]\n42\n\n[[ ## completed ## ]]"
+KEY = "sk-" + "abcdefgh" * 4
 
-BASE = {
-    "id": "7", "name": "base", "organizationId": "o", "general": False, "state": "active", "size": 1, "entrypoint": [],
-    "cpu": 2, "gpu": 0, "mem": 4, "disk": 10, "errorReason": None, "createdAt": "2026-01-01T00:00:00Z",
-    "updatedAt": "2026-01-01T00:00:00Z", "lastUsedAt": None, "imageName": "x", "sandboxClass": "container",
-}  # fmt: skip
+
+@pytest.fixture(scope="module")
+def engine():
+    return ScriptedEngine(lambda prompt: ANSWER)
+
+
+@pytest.fixture(scope="module")
+def worker(engine):
+    thread = WorkerThread(scripted_workbench(engine))
+    yield thread
+    thread.close()
+
+
+@pytest.fixture(params=["here", "remote"])
+def seen(request, worker):
+    def as_user(name: str = "ann"):
+        user = f"{request.param} {request.node.name} {name}"
+        if request.param == "here":
+            return worker.bench.seen_by(user)
+        return RemoteWorkbench(worker.url, headers=worker.headers(user))
+
+    return as_user
 
 
 @pytest.fixture
-def bench(line: FaultyLine):
-    made = Workbench(Settings(daytona=DaytonaSettings(api_key=KEY, api_url=line.url)))
-    yield made
-    made.close()
+def bench(seen):
+    return seen()
 
 
-def page(number: int, last: int, name: str) -> bytes:
-    return answer({"items": [{**BASE, "name": name}], "total": last, "page": number, "totalPages": last})
+def ask(bench, text="how many?", limits=None, **more):
+    given = {"context": "some text", "mode": "direct", "snapshot": True, **more}
+    run = bench.ask(Question(text, **given), limits)
+    assert run.result(60).status == "done"
+    return run
 
 
-def log(text: str) -> bytes:
-    head = f"HTTP/1.1 200 X\r\nContent-Type: text/plain\r\nContent-Length: {len(text)}\r\nConnection: close\r\n\r\n"
-    return (head + text).encode()
+def test_what_was_asked_and_told_is_kept_where_that_is_wanted_and_only_there(bench, seen):
+    session_id = bench.sessions.create().session_id
+    ask(bench, "first?", session_id=session_id, snapshot=False)
+    assert bench.snapshots.list() == []
+    note = bench.memory.add("Totals are in thousands.")
+    run = ask(bench, f"second? {KEY}", Limits(calls=7), session_id=session_id)
+    (kept,) = bench.snapshots.list()
+    assert kept == bench.snapshots.get(run.run_id)
+    assert (kept.run_id, kept.session_id, kept.program, kept.mode) == (run.run_id, session_id, "ask", "direct")
+    assert kept.context.sha256 == hashlib.sha256(b"some text").hexdigest()
+    assert (kept.limits.calls, kept.model) == (7, "scripted model")
+    assert "Q: first?\nA: 42" in kept.history
+    assert kept.recall.items == [note]
+    assert set(kept.settings) >= {"model", "sandbox.children"}
+    assert KEY not in kept.model_dump_json()
+    for verb in (seen("somebody else").snapshots.get, seen("somebody else").snapshots.delete):
+        with pytest.raises(NoSuchRun):
+            verb(run.run_id)
+    bench.snapshots.delete(run.run_id)
+    with pytest.raises(NoSuchRun):
+        bench.snapshots.delete(run.run_id)
+    with pytest.raises(NoSuchRun):
+        bench.repeat(run.run_id)
 
 
-def builds(line: FaultyLine, *ends: dict[str, Any]) -> None:
-    """Have the service build: it says where the log is, and then each of `ends` when it is asked how far it is."""
-    line.faults += [
-        Fault("POST /api/snapshots$", answer({**BASE, "state": "building"})),
-        Fault(r"GET /api/snapshots/7/build-logs-url", answer({"url": f"{line.url}/snapshots/7/logs"})),
-        Fault(r"GET /api/snapshots/7/logs\?follow=true", log("Step 1/2\nStep 2/2 \x1b[2J\n")),
-        *[Fault("GET /api/snapshots/7$", answer({**BASE, **end}), times=9 if end is ends[-1] else 1) for end in ends],
+def test_the_same_is_asked_and_told_again_whatever_has_changed(bench, engine):
+    session_id = bench.sessions.create().session_id
+    ask(bench, "first?", session_id=session_id, snapshot=False)
+    note = bench.memory.add("Totals are in thousands.")
+    run = ask(bench, "second?", Limits(calls=7), session_id=session_id, context={"b": "2", "a": "ü"})
+    prompt = engine.prompts[-1]
+    bench.memory.delete(note.memory_id)
+    bench.memory.add("Totals are in millions.")
+    ask(bench, "third?", session_id=session_id, snapshot=False)
+    again = bench.repeat(run.run_id)
+    ended = again.result(60)
+    assert (ended.status, ended.answer) == ("done", "42")
+    assert again.run_id != run.run_id
+    assert engine.prompts[-1] == prompt
+    assert again.tree().started.limits.calls == 7
+    assert len(bench.snapshots.list()) == 1
+
+
+def test_a_key_that_was_used_keeps_one_snapshot(bench):
+    first = ask(bench, key="k")
+    assert ask(bench, key="k").run_id == first.run_id
+    with pytest.raises(KeyReused):
+        ask(bench, "another?", key="k")
+    assert [kept.run_id for kept in bench.snapshots.list()] == [first.run_id]
+
+
+def test_what_cannot_be_frozen_is_refused(bench, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x").write_text("x", encoding="utf-8")
+    with pytest.raises(BadRequest, match="a snapshot freezes a context"):
+        bench.ask(Question("how many?", context_paths=["x"], snapshot=True))
+
+
+@pytest.mark.parametrize("size", [10, 2_000_000], ids=["in the row", "by its digest"])
+def test_judged_snapshots_are_rows_that_a_program_is_evaluated_on(bench, size):
+    context = "x" * size
+    run, other = ask(bench, "how many?", context=context), ask(bench, "and why?")
+    with pytest.raises(BadRequest, match="give feedback"):
+        bench.datasets.from_snapshots("asked")
+    bench.runs.feedback(run.run_id, 1)
+    made = bench.datasets.from_snapshots("asked", [run.run_id, other.run_id])
+    assert (made.rows, made.fields) == (1, ["context", "question", "answer"])
+    bench.programs.save("reader", dspy.Predict("context, question -> answer"))
+    (split,) = made.splits
+    tried = bench.optimize("reader", "asked", Trial(optimizer="none", split=split))
+    assert tried.result(60).status == "done"
+    scores = [event.fact.score for event in bench.follow(tried.run_id) if event.fact.type == "score.reported"]
+    assert scores == [1.0]
+    (row,) = bench.datasets.sample("asked")
+    assert (row.fields["context"] == context) == (size == 10)
+
+
+# --- what is kept ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def make(tmp_path):
+    made = []
+
+    def workbench(script=lambda prompt: ANSWER, **store) -> Workbench:
+        settings = Settings(store=StoreSettings(url=f"sqlite:///{tmp_path}/fleet.db", **store))
+        made.append(Workbench(settings, UnisolatedSandboxes(), scripted_models(ScriptedEngine(script))))
+        return made[-1]
+
+    yield workbench
+    for bench in made:
+        bench.close()
+
+
+def test_a_setting_keeps_every_question_that_can_be(make):
+    bench = make(snapshots=True)
+    run = ask(bench, snapshot=False)
+    assert [kept.run_id for kept in bench.snapshots.list()] == [run.run_id]
+
+
+def test_retention_forgets_neither_the_run_nor_the_context_of_a_snapshot(make):
+    bench = make()
+    kept = ask(bench, context="pinned")
+    ask(bench, context="not pinned", snapshot=False)
+    sha256 = bench.snapshots.get(kept.run_id).context.sha256
+    bench.contexts.put(other := hashlib.sha256(b"other").hexdigest(), [b"other"])
+    bench.close()
+    time.sleep(0.05)
+    bench = make(retention_days=1e-7)
+    assert [run.run_id for run in bench.runs.list()] == [kept.run_id]
+    assert (bench.contexts.has(sha256), bench.contexts.has(other)) == (True, False)
+    assert bench.runs.prune(time.time()) == 0
+    assert bench.repeat(kept.run_id).result(60).answer == "42"
+    for run in bench.runs.list():
+        if run.run_id == kept.run_id:
+            bench.snapshots.delete(run.run_id)
+    bench.close()
+    time.sleep(0.05)
+    bench = make(retention_days=1e-7)
+    assert bench.runs.list() == []
+    assert not bench.contexts.has(sha256)
+
+
+def test_what_is_no_name_of_a_context_stays_as_it_is_and_one_that_is_gone_is_said(make):
+    bench = make()
+    rows = [
+        {"context": {"fleet_context": "mine"}, "n": 1},
+        {"context": {"fleet_context": {"sha256": "0" * 64, "kind": "text", "bytes": 1}}, "n": 2},
     ]
+    bench.datasets.create("own", rows[:1])
+    assert bench.datasets.rows("own")[0].fields["context"] == {"fleet_context": "mine"}
+    bench.datasets.create("gone", rows[1:])
+    with pytest.raises(BadRequest, match="is not here"):
+        bench.datasets.rows("gone")
+    assert len(bench.datasets.sample("gone")) == 1
 
 
-def test_all_pages_are_listed_by_name(bench: Workbench, line: FaultyLine) -> None:
-    line.faults += [
-        Fault(r"GET /api/snapshots\?.*page=1", page(1, 2, "b")),
-        Fault(r"GET /api/snapshots\?.*page=2", page(2, 2, "a")),
-    ]
-    assert [(one.name, one.state, one.cpu, one.memory_gb, one.disk_gb) for one in bench.snapshots.list()] == [
-        ("a", "active", 2, 4, 10), ("b", "active", 2, 4, 10),
-    ]  # fmt: skip
-
-
-def test_a_snapshot_is_built_of_image_packages_and_sizes_while_its_log_is_heard(bench, line: FaultyLine) -> None:
-    builds(line, {"state": "building"}, {})
-    heard: list[str] = []
-    made = bench.snapshots.build("base", packages=("numpy>2",), size=Size(2, 4, 10), on_log=heard.append)
-    assert (made.name, made.state) == ("base", "active")
-    assert "Step 1/2\nStep 2/2" in "\n".join(heard)
-    asked = json.loads(next(body for body in line.bodies if b"dockerfileContent" in body))
-    assert (asked["name"], asked["cpu"], asked["memory"], asked["disk"]) == ("base", 2, 4, 10)
-    dockerfile = asked["buildInfo"]["dockerfileContent"]
-    assert dockerfile.startswith("FROM python:3.12-slim\n")
-    assert "pip install 'numpy>2'" in dockerfile
-
-
-def test_one_that_fails_to_build_says_why_and_is_not_asked_for_twice(bench, line: FaultyLine) -> None:
-    builds(line, {"state": "build_failed", "errorReason": "no such package"})
-    with pytest.raises(SandboxError, match=r"base was not built: .*no such package") as caught:
-        bench.snapshots.build("base")
-    assert "its log says why" in caught.value.hint
-    assert line.count("POST /api/snapshots$") == 1
-
-
-def test_a_name_that_is_taken_is_refused(bench, line: FaultyLine) -> None:
-    line.faults.append(Fault("POST /api/snapshots$", refusal(409, "Snapshot already exists")))
-    with pytest.raises(BadRequest, match="there is a snapshot base already"):
-        bench.snapshots.build("base")
-
-
-def test_the_local_server_lists_its_own_and_says_that_it_builds_none(bench: Workbench, line: FaultyLine) -> None:
-    assert [(one.name, one.state) for one in bench.snapshots.list()] == [("local", "active")]
-    with pytest.raises(SandboxUnavailable, match=r"does not offer that.*makes no snapshots") as caught:
-        bench.snapshots.build("base")
-    assert "DAYTONA_API_KEY" in caught.value.hint
-    assert line.count("POST /api/snapshots$") == 1, "asking again would not help"
-
-
-def test_without_a_key_there_are_none_and_nothing_is_started(monkeypatch) -> None:
-    monkeypatch.setattr(snapshots, "DaytonaClient", lambda *_, **__: pytest.fail("a client was made"))
-    for act in (Snapshots(Settings).list, lambda: Snapshots(Settings).build("x")):
-        with pytest.raises(BadSettings, match="local sandboxes are made of no snapshot"):
-            act()
-
-
-def test_the_command_line_lists_and_builds(line: FaultyLine, monkeypatch, capfd) -> None:
-    monkeypatch.setenv("FLEET_DAYTONA__API_KEY", KEY)
-    monkeypatch.setenv("FLEET_DAYTONA__API_URL", line.url)
-
-    def fleet(words: str) -> tuple[Any, str, str]:
-        monkeypatch.setattr(sys, "argv", shlex.split(words))
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capfd.readouterr()
-        return ended.value.code, said.out, said.err
-
-    assert fleet("fleet sandboxes snapshots")[1].split()[:2] == ["local", "active"]
-    (shown,) = json.loads(fleet("fleet sandboxes snapshots --json")[1])["snapshots"]
-    assert shown.keys() == {"name", "state", "image", "cpu", "memory_gb", "disk_gb", "error", "created"}
-    builds(line, {})
-    code, out, err = fleet("fleet sandboxes build base --image python:3.11 --package polars --memory 4")
-    assert (code, out.split()[:2]) == (0, ["base", "active"])
-    assert "Step 2/2 \\x1b[2J" in err
-    assert "set sandbox.snapshot=base" in err
-    body = next(body.decode() for body in line.bodies if b"dockerfileContent" in body)
-    assert "FROM python:3.11" in body
-    assert "polars" in body
-    assert "numpy" not in body
-    line.bodies.clear()
-    code, out, err = fleet("fleet sandboxes build other")
-    assert (code, out) == (1, "")
-    assert "does not offer that" in err
-
-
-def test_the_command_that_is_named_where_a_snapshot_is_missing_builds_it(line, opened, monkeypatch, capfd) -> None:
-    line.faults.append(Fault("GET /api/snapshots/base$", refusal(404, "Snapshot not found")))
-    with pytest.raises(BadSettings, match="there is no snapshot base") as caught:
-        opened(snapshot="base", cpu=2, memory_gb=4, disk_gb=10).open(Role("s-1", "r-1", "rlm", 1)).start()
-    command = caught.value.hint.removeprefix("build it: ")
-    builds(line, {})
-    monkeypatch.setenv("FLEET_DAYTONA__API_KEY", KEY)
-    monkeypatch.setenv("FLEET_DAYTONA__API_URL", line.url)
-    monkeypatch.setattr(sys, "argv", shlex.split(command))
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert ended.value.code == 0
-    asked = json.loads(next(body for body in line.bodies if b"dockerfileContent" in body))
-    assert (asked["name"], asked["cpu"], asked["memory"], asked["disk"]) == ("base", 2, 4, 10)
+def test_a_snapshot_is_one_row_with_its_digest(make, tmp_path):
+    bench = make()
+    run = ask(bench)
+    database = Database(f"sqlite:///{tmp_path}/fleet.db")
+    with database.reading() as connection:
+        (row,) = connection.execute(SNAPSHOTS.select()).mappings()
+    database.close()
+    assert (row["run_id"], row["owner"], len(row["sha256"])) == (run.run_id, "local", 64)

@@ -350,6 +350,8 @@ def test_an_exported_session_comes_back(database):
     (kept,) = StoredSessions(database, "ada").session(back.session_id).turns
     assert kept.run.answer == "7"
     assert [item.fact for item in StoredRuns(database, "ada").events(kept.run.run_id)] == [item.fact for item in events]
+    (artifact,) = StoredSessions(database, "ada").artifacts(back.session_id)
+    assert (artifact.path, artifact.sha256, artifact.run_id) == ("artifacts/t.csv", "ab", kept.run.run_id)
 
 
 def test_turns_of_runs_that_end_at_once_are_numbered_without_gaps(database):

@@ -48,3 +48,27 @@ def test_items_are_listed_by_state_and_forgotten(fleet):
     assert "there is no item" in err
     assert fleet("memory", "add", "")[0] == 2
     assert fleet("memory", "add", "x", "--session", "s-nobody")[0] == 2
+
+
+def test_a_question_is_frozen_asked_again_and_made_a_row(fleet, monkeypatch, tmp_path):
+    (tmp_path / "c.txt").write_text("some text", encoding="utf-8")
+    with ScriptedModel(lambda prompt: ANSWER) as model:
+        for name, value in model.settings.items():
+            monkeypatch.setenv(f"FLEET_{name.upper()}", str(value))
+        asked = fleet("ask", "how many?", "--context", "c.txt", "--mode", "direct", "--snapshot", "--json")
+        run_id = json.loads(asked[1])["run_id"]
+        (kept,) = json.loads(fleet("snapshots", "list", "--json")[1])["snapshots"]
+        assert (kept["run_id"], kept["context"]["bytes"]) == (run_id, 9)
+        assert "how many?" in fleet("snapshots", "list")[1]
+        assert json.loads(fleet("snapshots", "show", run_id)[1]) == kept
+        (tmp_path / "c.txt").unlink()
+        code, out, _ = fleet("repeat", run_id, "--json")
+        assert (code, json.loads(out)["answer"]) == (0, "42")
+        assert model.prompts[-1] == model.prompts[-2]
+    code, _, err = fleet("datasets", "create", "asked", "--snapshots")
+    assert code == 2
+    assert "give feedback" in err
+    assert fleet("datasets", "create", "asked", "c.txt", "--snapshots")[0] == 2
+    assert "forgotten" in fleet("snapshots", "delete", run_id)[1]
+    assert fleet("repeat", run_id)[0] == 2
+    assert "no snapshot is kept" in fleet("snapshots", "list")[2]
