@@ -222,7 +222,7 @@ def list_snapshots(as_json: bool) -> None:
         _print_json({"snapshots": [one.model_dump(mode="json") for one in found]})
         return
     rows = [(one.run_id, one.created_at, f"{one.context.bytes:,} B", one.question) for one in found]
-    _print_rows(rows, "no snapshot is kept; `fleet ask --snapshot` keeps one")
+    print_rows(rows, "no snapshot is kept; `fleet ask --snapshot` keeps one")
 
 
 @snapshots.command("show")

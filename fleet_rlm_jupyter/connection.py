@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from typing import Any, TypeVar
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 import websocket
 from pydantic import TypeAdapter
@@ -224,3 +224,8 @@ def _kinds(kind: type[FleetError]) -> dict[str, type[FleetError]]:
 
 def _word(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def quoted(text: str) -> str:
+    """A name as one part of a path."""
+    return quote(text, safe="")

@@ -8,11 +8,10 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
-from urllib.parse import quote
 
 from pydantic import BaseModel, TypeAdapter
 
-from fleet_rlm_jupyter.connection import Connection
+from fleet_rlm_jupyter.connection import Connection, quoted
 from fleet_rlm_jupyter.domain.api import API_VERSION
 from fleet_rlm_jupyter.domain.calls import CallTree, fold
 from fleet_rlm_jupyter.domain.errors import BadRequest, FleetError, ServerUnavailable
@@ -21,14 +20,10 @@ from fleet_rlm_jupyter.domain.manifest import Resumed
 from fleet_rlm_jupyter.domain.program import Trial
 from fleet_rlm_jupyter.domain.question import Check, Phase, Question
 from fleet_rlm_jupyter.domain.session import (
-    Artifact,
-    DeletedSession,
     Feedback,
     KeptRun,
-    KeptSession,
     Run,
     Session,
-    SessionStats,
 )
 from fleet_rlm_jupyter.domain.shown import ShownSetting
 from fleet_rlm_jupyter.engine.contexts import read_context
@@ -40,6 +35,7 @@ from fleet_rlm_jupyter.remote_files import RemoteFiles
 from fleet_rlm_jupyter.remote_memory import RemoteMemory
 from fleet_rlm_jupyter.remote_programs import RemoteDatasets, RemoteOptimizations, RemotePrograms
 from fleet_rlm_jupyter.remote_sandboxes import RemoteSandboxes
+from fleet_rlm_jupyter.remote_sessions import RemoteSessions
 from fleet_rlm_jupyter.remote_snapshots import RemoteSnapshots
 from fleet_rlm_jupyter.settings import ContextSettings, load
 
@@ -168,7 +164,7 @@ class RemoteWorkbench:
 
     def repeat(self, run_id: str, watcher: Watcher | None = None) -> RemoteRun:
         """Ask again what the snapshot of that run has, told the same, on the models in force at the server."""
-        accepted = self.connection.ask("POST", f"/snapshots/{_id(run_id)}/runs", dict[str, str])
+        accepted = self.connection.ask("POST", f"/snapshots/{quoted(run_id)}/runs", dict[str, str])
         run = RemoteRun(self, accepted["run_id"], accepted["session_id"], self.snapshots.get(run_id).question)
         run.start(watcher)
         return run
@@ -189,7 +185,7 @@ class RemoteWorkbench:
             return self.ask(asked, limits, watcher, hold)
         body = {"inputs": dict(inputs), "session_id": session_id}
         question = str(inputs.get("question", program))
-        return self._start(f"/programs/{_id(program)}/runs", body, key, limits, question, watcher, hold)
+        return self._start(f"/programs/{quoted(program)}/runs", body, key, limits, question, watcher, hold)
 
     def optimize(
         self,
@@ -211,20 +207,20 @@ class RemoteWorkbench:
 
     def cancel(self, run_id: str, call_id: str | None = None) -> None:
         """Stop a run, or one call of it and what is below; harmless when it has ended. Raises NoSuchRun."""
-        self.connection.ask("POST", f"/runs/{_id(run_id)}/cancel", type(None), {"call_id": call_id}, is_safe=True)
+        self.connection.ask("POST", f"/runs/{quoted(run_id)}/cancel", type(None), {"call_id": call_id}, is_safe=True)
 
     def answer(self, run_id: str, call_id: str, text: str) -> None:
         """Answer what a call of a run has asked. Raises NoSuchRun, and BadRequest if it asks nothing."""
-        self.connection.ask("POST", f"/runs/{_id(run_id)}/answer", type(None), {"call_id": call_id, "text": text})
+        self.connection.ask("POST", f"/runs/{quoted(run_id)}/answer", type(None), {"call_id": call_id, "text": text})
 
     def session(self, session_id: str | None = None) -> Session:
         """A conversation with its turns; by default that of what was asked without naming one."""
-        path = "/session" if session_id is None else f"/sessions/{_id(session_id)}/turns"
+        path = "/session" if session_id is None else f"/sessions/{quoted(session_id)}/turns"
         return self.connection.get(path, Session)
 
     def resume(self, session_id: str) -> Resumed:
         """Go on with a session of the server: what there is of it after a restart."""
-        return self.connection.ask("POST", f"/sessions/{_id(session_id)}/resume", Resumed, is_safe=True)
+        return self.connection.ask("POST", f"/sessions/{quoted(session_id)}/resume", Resumed, is_safe=True)
 
     def files(self, session_id: str) -> RemoteFiles:
         """The files of a session's volume."""
@@ -287,11 +283,6 @@ class _RunsPage(BaseModel):
     runs: list[KeptRun]
 
 
-class _SessionsPage(BaseModel):
-    sessions: list[KeptSession]
-    cursor: str | None
-
-
 class _EventsPage(BaseModel):
     events: list[dict[str, Any]]
     next: int
@@ -310,83 +301,31 @@ class RemoteRuns:
         return self._connection.get("/runs", _RunsPage, **query).runs
 
     def get(self, run_id: str) -> KeptRun:
-        return self._connection.get(f"/runs/{_id(run_id)}", KeptRun)
+        return self._connection.get(f"/runs/{quoted(run_id)}", KeptRun)
 
     def record(self, run_id: str) -> Run:
-        return self._connection.get(f"/runs/{_id(run_id)}/record", Run)
+        return self._connection.get(f"/runs/{quoted(run_id)}/record", Run)
 
     def events(self, run_id: str, since: int = 0) -> Iterator[Event]:
         """The events from seq `since` on that there are by now."""
-        page = self._connection.get(f"/runs/{_id(run_id)}/events", _EventsPage, since=since)
+        page = self._connection.get(f"/runs/{quoted(run_id)}/events", _EventsPage, since=since)
         while page.events:
             yield from map(Event.read, page.events)
-            page = self._connection.get(f"/runs/{_id(run_id)}/events", _EventsPage, since=page.next)
+            page = self._connection.get(f"/runs/{quoted(run_id)}/events", _EventsPage, since=page.next)
 
     def tree(self, run_id: str) -> CallTree:
         return fold(self.events(run_id))
 
     def value(self, run_id: str, call_id: str, name: str) -> str:
         query = {"call_id": call_id, "name": name}
-        return self._connection.get(f"/runs/{_id(run_id)}/value", dict[str, str], **query)["text"]
+        return self._connection.get(f"/runs/{quoted(run_id)}/value", dict[str, str], **query)["text"]
 
     def feedback(self, run_id: str, rating: int, expected: str = "", comment: str = "") -> Feedback:
         body = {"rating": rating, "expected": expected, "comment": comment}
-        return self._connection.ask("PUT", f"/runs/{_id(run_id)}/feedback", Feedback, body)
+        return self._connection.ask("PUT", f"/runs/{quoted(run_id)}/feedback", Feedback, body)
 
     def export(self, run_id: str) -> Iterator[str]:
-        return self._connection.lines(f"/runs/{_id(run_id)}/export")
-
-
-class RemoteSessions:
-    """A user's conversations, as `Workbench.sessions`."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    def list(
-        self, search: str = "", is_archived: bool = False, limit: int = 50, cursor: str | None = None
-    ) -> tuple[list[KeptSession], str | None]:
-        query = {"search": search, "archived": is_archived, "limit": limit, "cursor": cursor}
-        page = self._connection.get("/sessions", _SessionsPage, **query)
-        return page.sessions, page.cursor
-
-    def get(self, session_id: str) -> KeptSession:
-        return self._connection.get(f"/sessions/{_id(session_id)}", KeptSession)
-
-    def create(self, title: str = "") -> KeptSession:
-        return self._connection.ask("POST", "/sessions", KeptSession, {"title": title})
-
-    def rename(self, session_id: str, title: str) -> KeptSession:
-        return self._connection.ask("PATCH", f"/sessions/{_id(session_id)}", KeptSession, {"title": title})
-
-    def archive(self, session_id: str) -> KeptSession:
-        return self._connection.ask("POST", f"/sessions/{_id(session_id)}/archive", KeptSession, is_safe=True)
-
-    def restore(self, session_id: str) -> KeptSession:
-        return self._connection.ask("POST", f"/sessions/{_id(session_id)}/restore", KeptSession, is_safe=True)
-
-    def delete(self, session_id: str) -> DeletedSession:
-        return self._connection.ask("DELETE", f"/sessions/{_id(session_id)}", DeletedSession)
-
-    def transcript(self, session_id: str) -> Session:
-        return self._connection.get(f"/sessions/{_id(session_id)}/turns", Session)
-
-    def stats(self, session_id: str) -> SessionStats:
-        return self._connection.get(f"/sessions/{_id(session_id)}/stats", SessionStats)
-
-    def artifacts(self, session_id: str) -> list[Artifact]:
-        return self._connection.get(f"/sessions/{_id(session_id)}/artifacts", list[Artifact])
-
-    def feedback(self, session_id: str) -> list[Feedback]:
-        return self._connection.get(f"/sessions/{_id(session_id)}/feedback", list[Feedback])
-
-    def export(self, session_id: str) -> str:
-        return "\n".join(self._connection.lines(f"/sessions/{_id(session_id)}/export"))
-
-    def import_(self, text: str | bytes) -> KeptSession:
-        raw = text.encode("utf-8") if isinstance(text, str) else text
-        headers = {"Content-Type": "application/octet-stream"}
-        return KeptSession.model_validate_json(self._connection.send("POST", "/sessions/import", raw, headers, {}))
+        return self._connection.lines(f"/runs/{quoted(run_id)}/export")
 
 
 class RemoteSettings:
@@ -405,7 +344,3 @@ class RemoteSettings:
 
 class _Settings(BaseModel):
     settings: list[ShownSetting]
-
-
-def _id(text: str) -> str:
-    return quote(text, safe="")

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from urllib.parse import quote
 
 from pydantic import BaseModel
 
-from fleet_rlm_jupyter.connection import Connection
+from fleet_rlm_jupyter.connection import Connection, quoted
 from fleet_rlm_jupyter.domain.context import Context, Manifest, Value, encoded
 from fleet_rlm_jupyter.domain.errors import FleetError, ServerUnavailable
 from fleet_rlm_jupyter.domain.staging import Staging
@@ -80,7 +79,7 @@ class RemoteContexts:
             raise
 
     def _state(self, sha256: str) -> _Upload:
-        return self._connection.get(f"/contexts/{quote(sha256, safe='')}", _Upload)
+        return self._connection.get(f"/contexts/{quoted(sha256)}", _Upload)
 
 
 class _Readable(BaseModel):

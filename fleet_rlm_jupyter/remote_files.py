@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import quote
 
-from fleet_rlm_jupyter.connection import Connection
+from fleet_rlm_jupyter.connection import Connection, quoted
 from fleet_rlm_jupyter.domain.ports import Listing
 
 
@@ -15,7 +14,7 @@ class RemoteFiles:
 
     def __init__(self, connection: Connection, session_id: str) -> None:
         self._connection = connection
-        self._path = f"/sessions/{quote(session_id, safe='')}/files"
+        self._path = f"/sessions/{quoted(session_id)}/files"
 
     def tree(self, path: str = "", depth: int = 10, most: int = 2000) -> Listing:
         query = {"path": path, "depth": depth, "most": most}

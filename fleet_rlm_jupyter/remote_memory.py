@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from urllib.parse import quote
-
 from pydantic import BaseModel
 
-from fleet_rlm_jupyter.connection import Connection
+from fleet_rlm_jupyter.connection import Connection, quoted
 from fleet_rlm_jupyter.domain.memory import MemoryItem, MemoryKind, MemoryState
 
 
@@ -43,4 +41,4 @@ class _Items(BaseModel):
 
 
 def _path(memory_id: str) -> str:
-    return f"/memory/{quote(memory_id, safe='')}"
+    return f"/memory/{quoted(memory_id)}"

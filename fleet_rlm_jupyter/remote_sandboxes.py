@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from urllib.parse import quote
-
 from pydantic import BaseModel
 
-from fleet_rlm_jupyter.connection import Connection
+from fleet_rlm_jupyter.connection import Connection, quoted
 from fleet_rlm_jupyter.domain.errors import NoSuchSandbox
 from fleet_rlm_jupyter.domain.shown import LiveSandbox
 
@@ -50,4 +48,4 @@ class RemoteSandboxes:
 def _path(sandbox_id: str) -> str:
     if not sandbox_id.strip("."):  # no part of a URL can be empty or dots
         raise NoSuchSandbox(f"there is no sandbox {sandbox_id!r} of yours", "list them: fleet sandboxes")
-    return f"/sandboxes/{quote(sandbox_id, safe='')}"
+    return f"/sandboxes/{quoted(sandbox_id)}"

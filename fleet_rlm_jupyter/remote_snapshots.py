@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from urllib.parse import quote
-
 from pydantic import BaseModel
 
-from fleet_rlm_jupyter.connection import Connection
+from fleet_rlm_jupyter.connection import Connection, quoted
 from fleet_rlm_jupyter.domain.snapshot import Snapshot
 
 
@@ -20,10 +18,10 @@ class RemoteSnapshots:
         return self._connection.get("/snapshots", _Snapshots).snapshots
 
     def get(self, run_id: str) -> Snapshot:
-        return self._connection.get(f"/snapshots/{quote(run_id, safe='')}", Snapshot)
+        return self._connection.get(f"/snapshots/{quoted(run_id)}", Snapshot)
 
     def delete(self, run_id: str) -> None:
-        self._connection.ask("DELETE", f"/snapshots/{quote(run_id, safe='')}", type(None))
+        self._connection.ask("DELETE", f"/snapshots/{quoted(run_id)}", type(None))
 
 
 class _Snapshots(BaseModel):

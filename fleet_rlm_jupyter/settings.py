@@ -196,6 +196,13 @@ class Loaded(BaseModel):
     settings: Settings
     sources: dict[str, str]
 
+    @classmethod
+    def of(cls, settings: Settings | Loaded | None) -> Loaded:
+        """`settings` as given, which nobody but the caller set; of None, what is to be found."""
+        if settings is None:
+            return load()
+        return cls(settings=settings, sources={}) if isinstance(settings, Settings) else settings
+
 
 def load(
     overrides: Mapping[str, Any] | None = None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache, partial
@@ -21,7 +21,7 @@ from fleet_rlm_jupyter.domain.program import Trial
 from fleet_rlm_jupyter.domain.question import Check, Question, digest_of
 from fleet_rlm_jupyter.domain.session import Session, new_id
 from fleet_rlm_jupyter.domain.snapshot import Snapshot
-from fleet_rlm_jupyter.engine.ask import HISTORY_TURNS, Ask, as_history
+from fleet_rlm_jupyter.engine.ask import Ask
 from fleet_rlm_jupyter.engine.controls import Controls
 from fleet_rlm_jupyter.engine.models import Models
 from fleet_rlm_jupyter.engine.own import OwnProgram, digest_of_run
@@ -33,7 +33,7 @@ from fleet_rlm_jupyter.engine.trace import Watcher
 from fleet_rlm_jupyter.optimize.evaluate import Evaluation, Subject
 from fleet_rlm_jupyter.optimize.gepa import Improvement
 from fleet_rlm_jupyter.sandbox.snapshots import SandboxSnapshots
-from fleet_rlm_jupyter.settings import Loaded, Settings, load
+from fleet_rlm_jupyter.settings import Loaded, Settings
 from fleet_rlm_jupyter.store.journal import FullValue
 from fleet_rlm_jupyter.verbs.asking import composed, context_of, staging_of, workspace_of
 from fleet_rlm_jupyter.verbs.cells import Cells
@@ -59,9 +59,6 @@ if TYPE_CHECKING:
 LOCAL_OWNER = "local"
 Hold = Callable[[LiveRun], None]
 
-KNOWN_SECONDS = 5.0
-"""How long `optimize` waits for its first event to be kept: from there on `optimizations` knows the run."""
-
 
 class Workbench:
     """What every surface holds. Thread-safe; `close` ends what it started, and so does the end of the process."""
@@ -72,7 +69,7 @@ class Workbench:
         sandboxes: Sandboxes | None = None,
         models: Models | None = None,
     ) -> None:
-        self._house = House(_loaded(settings), sandboxes, models)
+        self._house = House(Loaded.of(settings), sandboxes, models)
         self._see(LOCAL_OWNER)
 
     def seen_by(self, owner: str) -> Workbench:
@@ -164,25 +161,19 @@ class Workbench:
         )
         site = replace(site, workspace=workspace, staging=staging)
         is_new = frozen is None and is_wanted(self._house, asked)
-        told = Told.of(frozen) if frozen else self._told(site.session_id, in_session=asked.session_id is not None)
-        told = told.now() if is_new else told
+        named = asked.session_id is not None
+        now = Told.when_it_begins(self.sessions, self.memory, site.session_id, in_session=named)
+        told = Told.of(frozen) if frozen else now.now() if is_new else now
         history = None if models.is_offline else told.history
         program = Ask(site, asked.mode, str(context), history, context.table, told.recall)
         inputs = {"context": context.value, "question": text}
         program.prepare(inputs)
-        request = Request.of(site, asked.text, asked.session_id is not None, asked.key, asked.digest)
+        request = Request.of(site, asked.text, named, asked.key, asked.digest)
         request = replace(request, when_busy=asked.when_busy)
-        if is_new:
-            self.snapshots.keep(request, asked, context.value, told, limits or self.settings.budget)
-        try:
-            live = self._begin(request, program, inputs, limits, watcher, hold)
-        except FleetError:
-            if is_new:
-                self.snapshots.drop(request)
-            raise
-        if is_new and live.run_id != site.run_id:
-            self.snapshots.drop(request)
-        return live
+        begin = partial(self._begin, request, program, inputs, limits, watcher, hold)
+        if not is_new:
+            return begin()
+        return self.snapshots.begun(begin, request, asked, context.value, told, limits or self.settings.budget)
 
     def run(
         self,
@@ -247,8 +238,7 @@ class Workbench:
         asked = ["optimize", program, dataset, tried.model_dump()]
         request = Request.of(site, work.message(), False, key, lambda: digest_of(asked))
         live = self._begin(request, work, {}, limits, watcher)
-        with suppress(TimeoutError):
-            next(live.trace.follow(timeout=KNOWN_SECONDS), None)
+        live.wait_kept()  # from its first event on `optimizations` knows the run
         return live
 
     def follow(self, run_id: str, since: int = 0) -> Iterator[Event]:
@@ -369,15 +359,6 @@ class Workbench:
         work = Work(budget, site.controls, worked, site.sandboxes.files, inputs)
         return self._starter.begin(request, work, watcher, hold)
 
-    def _told(self, session_id: str, *, in_session: bool) -> Told:
-        def history() -> str:
-            try:
-                return as_history(self.sessions.last(session_id, HISTORY_TURNS)) if in_session else ""
-            except FleetError:
-                return ""  # the run is worth more than its memory
-
-        return Told(history, lambda: self.memory.recalled(session_id))
-
     def _is_lost(self, run: LiveRun, session_id: str) -> bool:
         return bool(run.not_kept) and run.owner == self.owner and run.session_id == session_id and run.is_over
 
@@ -415,9 +396,3 @@ def interpreter() -> Interpreter:
 
 
 interpreter.execution_instructions = EXECUTION_INSTRUCTIONS  # pyright: ignore[reportFunctionMemberAccess]
-
-
-def _loaded(settings: Settings | Loaded | None) -> Loaded:
-    if settings is None:
-        return load()
-    return Loaded(settings=settings, sources={}) if isinstance(settings, Settings) else settings

@@ -41,9 +41,7 @@ def delete_snapshot(asked: Asked, run_id: str) -> None:
 
 def repeat_snapshot(asked: Asked, run_id: str) -> Accepted:
     """Ask the same again, told the same, within its limits, on the models now in force."""
-    live = asked.bench.repeat(run_id)
-    asked.watched(live)
-    return Accepted(run_id=live.run_id, session_id=live.session_id)
+    return asked.accepted(asked.bench.repeat(run_id))
 
 
 def dataset_of_snapshots(asked: Asked, body: SnapshotRowsBody) -> Dataset:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 
 from fleet_rlm_jupyter.domain.budget import Budget
 from fleet_rlm_jupyter.domain.calls import CallTree, fold
@@ -91,6 +92,11 @@ class LiveRun:
     def is_finished(self) -> bool:
         """Everybody who watches here was shown its end."""
         return self._finished.is_set()
+
+    def wait_kept(self, timeout: float = 5.0) -> None:
+        """Wait until its first event is kept, or for so long."""
+        with suppress(TimeoutError):
+            next(self.trace.follow(timeout=timeout), None)
 
     def wait(self, timeout: float) -> bool:
         """Whether it has finished after at most `timeout` seconds."""

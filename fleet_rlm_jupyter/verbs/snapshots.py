@@ -11,12 +11,16 @@ from typing import TYPE_CHECKING, cast
 from pydantic import JsonValue, TypeAdapter
 
 from fleet_rlm_jupyter.domain.context import ContextDigest, Value, digest_of, encoded
-from fleet_rlm_jupyter.domain.errors import BadRequest, NoSuchRun, StoreFailed
+from fleet_rlm_jupyter.domain.errors import BadRequest, FleetError, NoSuchRun, StoreFailed
 from fleet_rlm_jupyter.domain.events import Limits
 from fleet_rlm_jupyter.domain.memory import Recall
 from fleet_rlm_jupyter.domain.question import Question
 from fleet_rlm_jupyter.domain.snapshot import CONTEXT_FIELD, FROZEN_SETTINGS, Snapshot
+from fleet_rlm_jupyter.engine.ask import HISTORY_TURNS, as_history
 from fleet_rlm_jupyter.verbs.house import House
+from fleet_rlm_jupyter.verbs.live import LiveRun
+from fleet_rlm_jupyter.verbs.memory import Memory
+from fleet_rlm_jupyter.verbs.sessions import Sessions
 from fleet_rlm_jupyter.verbs.starting import Request
 
 if TYPE_CHECKING:  # it imports SQLAlchemy
@@ -38,6 +42,18 @@ class Told:
     @classmethod
     def of(cls, kept: Snapshot) -> Told:
         return cls(lambda: kept.history, lambda: kept.recall)
+
+    @classmethod
+    def when_it_begins(cls, sessions: Sessions, memory: Memory, session_id: str, *, in_session: bool) -> Told:
+        """The last turns of a session that was named, and the notes that hold in it."""
+
+        def history() -> str:
+            try:
+                return as_history(sessions.last(session_id, HISTORY_TURNS)) if in_session else ""
+            except FleetError:
+                return ""  # the run is worth more than its memory
+
+        return cls(history, lambda: memory.recalled(session_id))
 
     def now(self) -> Told:
         """The same as it is now, whatever comes."""
@@ -92,10 +108,26 @@ class Snapshots:
         self._stored().keep(masked)
         return masked
 
-    def drop(self, request: Request) -> None:
-        """Forget that of a run that did not come about."""
-        with suppress(NoSuchRun, StoreFailed):
-            self.delete(request.run_id)
+    def begun(
+        self,
+        begin: Callable[[], LiveRun],
+        request: Request,
+        asked: Question,
+        context: Value,
+        told: Told,
+        limits: Limits,
+    ) -> LiveRun:
+        """Freeze what the run that `begin` starts is asked; where another or none comes of it, no snapshot does."""
+        self.keep(request, asked, context, told, limits)
+        begun = ""
+        try:
+            live = begin()
+            begun = live.run_id
+            return live
+        finally:
+            if begun != request.run_id:
+                with suppress(NoSuchRun, StoreFailed):
+                    self.delete(request.run_id)
 
     def question(self, kept: Snapshot) -> Question:
         """The same question again, in no session: what was said before is in the snapshot. Raises BadRequest."""

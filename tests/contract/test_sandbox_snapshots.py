@@ -1,4 +1,4 @@
-"""Snapshots of sandboxes: listed and built through the real SDK, at a service that builds them and at one that does not."""
+"""Snapshots of sandboxes: listed and built through the real SDK, where a service builds them and where it does not."""
 
 from __future__ import annotations
 
