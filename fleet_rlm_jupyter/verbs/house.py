@@ -22,7 +22,7 @@ from fleet_rlm_jupyter.verbs.manifests import Manifests
 if TYPE_CHECKING:
     from fleet_rlm_jupyter.verbs.cells import Cells
 
-MANIFEST_SECONDS = 5.0
+MANIFEST_SECONDS = 2.0
 """How long the end of a Workbench waits for what its last turns write on their volumes."""
 
 
