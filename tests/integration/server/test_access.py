@@ -218,6 +218,7 @@ def guarded(handler: type[web.RequestHandler]) -> list[str]:
     return ServerWebApplication._check_handler_auth(ServerWebApplication, "x", handler)
 
 
+METHODS = ("get", "post", "put", "patch", "delete")
 OURS = [handlers.StatusHandler, handlers.IdentityHandler, handlers.ProxyHandler, handlers.SocketHandler]
 
 
@@ -228,7 +229,7 @@ def test_no_method_lacks_its_decorator(handler):
 
 @pytest.mark.parametrize("handler", OURS, ids=lambda handler: handler.__name__)
 def test_a_dropped_decorator_would_be_noticed(handler):
-    methods = [name for name in ("get", "post", "put", "patch", "delete") if name in vars(handler)]
+    methods = [name for name in METHODS if name in vars(handler)]
     assert methods
     for name in methods:
         mutant = type("Mutant", (handler,), {name: vars(handler)[name].__wrapped__})
@@ -277,14 +278,19 @@ def test_an_old_login_handler_that_knows_people_names_the_owner_too(login, owner
     assert owner_of(SimpleNamespace(identity_provider=provider, current_user=User("ann"))) == owner
 
 
-def test_an_async_authorizer_is_waited_for(tmp_path):
+def test_whom_an_async_authorizer_refuses_reaches_no_method_of_any_handler(tmp_path):
+    """Jupyter itself looks for `authenticated` alone: without this, nobody would notice that `authorized` is gone."""
+    every = [("GET", "/status"), ("GET", "/identity"), ("PUT", "/contexts/x")]
+    every += [(method.upper(), "/anything") for method in vars(handlers.ProxyHandler) if method in METHODS]
+    assert len(every) == 8
     config = (
         f"{NOBODY}\nc = get_config()\nc.FleetApp.worker_command = {STUB!r}\nc.ServerApp.authorizer_class = Nobody\n"
     )
     server = JupyterProcess(tmp_path, config)
     try:
-        for method, path in (("GET", "/status"), ("GET", "/anything"), ("POST", "/runs"), ("PUT", "/contexts/x")):
-            assert server.ask(method, path, data=b"x" if method != "GET" else None).status_code == 403
+        for method, path in every:
+            answer = server.ask(method, path, data=b"x" if method != "GET" else None)
+            assert answer.status_code == 403, (method, path)
         with pytest.raises(websocket.WebSocketBadStatusException) as refused:
             server.socket()
         assert refused.value.status_code == 403
