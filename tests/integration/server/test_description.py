@@ -6,7 +6,8 @@ import os
 
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance
 from worker_thread import WorkerThread
@@ -32,13 +33,19 @@ def worker():
     thread.close()
 
 
-@schema.parametrize()
+# Not `schema.parametrize`: its tests all have one name, of which pytest-xdist runs only one.
+OPERATIONS = [found.ok() for found in schema.get_all_operations()]
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.label)
 @settings(
     max_examples=EXAMPLES,
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
-def test_every_route_keeps_to_its_description(case, worker):
+@given(data=st.data())
+def test_every_route_keeps_to_its_description(operation, data, worker):
+    case = data.draw(operation.as_strategy())
     case.call_and_validate(
         base_url=f"{worker.url}/fleet/api/v1", headers=worker.headers("schemathesis"), checks=CHECKS, timeout=60
     )
