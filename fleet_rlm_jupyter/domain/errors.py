@@ -258,6 +258,12 @@ class SandboxLost(SandboxError):
     code = "sandbox_lost"
 
 
+class OutcomeUnknown(SandboxLost):
+    """The line to a running cell broke for good: whether the cell came to its end is not known. It never runs again."""
+
+    code = "outcome_unknown"
+
+
 class StoreFailed(FleetError):
     """The store cannot be opened, read or written; a run goes on without it and says so."""
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from fleet_rlm_jupyter.domain.errors import BadPath, SandboxLost
+from fleet_rlm_jupyter.domain.errors import BadPath, OutcomeUnknown, SandboxLost
 from fleet_rlm_jupyter.domain.ports import OnOutput
 from fleet_rlm_jupyter.domain.volume import VolumePath
 from fleet_rlm_jupyter.sandbox.artifacts import FOLDER, MOST_TOLD
@@ -65,6 +65,7 @@ class News:
     cell: str = ""
     why: str = ""
     error: BaseException | None = None
+    is_line: bool = False
 
 
 class Line(Protocol):
@@ -127,6 +128,9 @@ class CellWatch:
         if news.kind == "lost":
             self.is_over, self.gone = True, news.why
             self._ladder.raise_pending()
+            if news.is_line:
+                text = f"whether the cell came to its end is not known: {news.why}"
+                raise OutcomeUnknown(text, "look at what it was to write before you ask again")
             raise SandboxLost(f"the sandbox's Python ended: {news.why}", "its variables are gone; ask again")
         if news.cell != self._number:
             return  # late, from an earlier cell

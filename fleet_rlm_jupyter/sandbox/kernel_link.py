@@ -88,9 +88,9 @@ class KernelLink:
             for data in again:
                 self._machine.send(data)
 
-    def lost(self, why: str) -> None:
-        """The guest is gone."""
-        self._inbox.put(News("lost", why=why))
+    def lost(self, why: str, *, is_line: bool = False) -> None:
+        """The guest is gone, or only the line to it, and then nobody knows what it does."""
+        self._inbox.put(News("lost", why=why, is_line=is_line))
 
     def interrupt(self) -> None:
         """Stop the running cell; nothing happens when none runs."""

@@ -188,15 +188,15 @@ class SandboxMachine:
             news = {"state": state, "reason": reason or self.changed.reason}
             self.tell(self.changed.model_copy(update=news))
 
-    def _end(self, why: str) -> None:
+    def _end(self, why: str, *, is_line: bool = False) -> None:
         self.is_alive = False
-        self.link.lost(why)
+        self.link.lost(why, is_line=is_line)
 
-    def died(self, why: str) -> None:
-        """The guest is gone, unasked; what is said first counts."""
+    def died(self, why: str, *, is_line: bool = False) -> None:
+        """The guest is gone, unasked, or only the line to it; what is said first counts."""
         if self.is_alive:
             self.why_dead = why
-            self._end(why)
+            self._end(why, is_line=is_line)
 
     def _hang_up(self) -> None:
         for task in self._tasks:
@@ -227,7 +227,7 @@ class SandboxMachine:
                 self.died(ended(self._handle.exit_code))
                 return
             if not await self._reconnect():
-                self.died("the line to it broke and could not be restored")
+                self.died("the line to it broke and could not be restored", is_line=True)
                 return
             if not self.link.pid:  # what was to start it may be lost with the line
                 self._start_guest()
