@@ -13,6 +13,7 @@ FleetError(text, hint)
 ├── SandboxError   the machine under the code
 │   ├── SandboxUnavailable   retry is safe
 │   └── SandboxLost          its state is gone
+│       └── OutcomeUnknown   whether the cell came to its end, too
 ├── ServerUnavailable   a Jupyter server does not answer
 └── StoreFailed    what should survive could not be read or written
     └── ManifestConflict    two stores know different things of one session

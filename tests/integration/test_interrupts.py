@@ -15,6 +15,7 @@ from worker_thread import WorkerThread
 
 from fleet_rlm_jupyter import remote, workbench
 from fleet_rlm_jupyter.domain.masking import Mask
+from fleet_rlm_jupyter.domain.session import KeptRun
 from fleet_rlm_jupyter.engine import unbroken
 from fleet_rlm_jupyter.kernel import display, handles
 from fleet_rlm_jupyter.kernel.connect import Server
@@ -95,23 +96,25 @@ def book(request, monkeypatch):
 def test_an_interrupt_at_any_line_between_question_and_end_leaves_no_run_that_goes_on(book):
     notebook, model, bench = book
     interrupts = Interrupts()
-    asked = handles.AskOptions(mode="rlm_only")
+    asked, question = handles.AskOptions(mode="rlm_only"), f"anything {id(notebook)}?"
+
+    def runs() -> list[KeptRun]:
+        return bench.runs.list(question, limit=100)
 
     def ask() -> None:
         calls = 0
         try:
             lines = display.LiveLines()
-            if lines.follow(lambda take: notebook.start("anything?", None, asked, take)):
+            if lines.follow(lambda take: notebook.start(question, None, asked, take)):
                 raise KeyboardInterrupt
         finally:
             calls = model.calls
-            wait_until(lambda: all(run.status for run in bench.runs.list(limit=100)), 10)
+            wait_until(lambda: all(run.status for run in runs()), 10)
             assert model.calls == calls
 
     times = interrupts.until_all_are_known(ask)
-    runs = bench.runs.list(limit=100)
-    assert {run.status for run in runs} == {"cancelled"}
-    assert 10 < len(runs) < times, "some are interrupted before there is a run, and some when there is one"
+    assert {run.status for run in runs()} == {"cancelled"}
+    assert 10 < len(runs()) < times, "some are interrupted before there is a run, and some when there is one"
 
 
 @pytest.mark.parametrize("moment", ["just before", "just after"])
