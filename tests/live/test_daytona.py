@@ -1,4 +1,4 @@
-"""The essentials at a real Daytona, with a key only. tests/integration/test_live_lane.py shows that they can pass."""
+"""The essentials at a real Daytona, with a key only. test_lane.py shows without one that they can pass."""
 
 from __future__ import annotations
 

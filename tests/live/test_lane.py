@@ -10,7 +10,7 @@ from pathlib import Path
 
 from contract.localdaytona_server import KEY, live_sandboxes, start
 
-TESTS = Path(__file__).parents[1]
+HERE = Path(__file__).parent
 
 
 def test_the_live_lane_passes_where_there_is_a_service_and_leaves_nothing() -> None:
@@ -20,9 +20,9 @@ def test_the_live_lane_passes_where_there_is_a_service_and_leaves_nothing() -> N
         try:
             named = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
             done = subprocess.run(
-                [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "live", str(TESTS / "live")],
+                [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "live", str(HERE)],
                 env=named | {"DAYTONA_API_KEY": KEY, "DAYTONA_API_URL": server.url},
-                cwd=TESTS.parent,
+                cwd=HERE.parents[1],
                 capture_output=True,
                 text=True,
                 timeout=300,
