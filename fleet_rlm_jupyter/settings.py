@@ -19,7 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 
 from fleet_rlm_jupyter.domain.errors import BadSettings
 from fleet_rlm_jupyter.domain.events import Limits
-from fleet_rlm_jupyter.setting_types import URL_PASSWORD, Folders, Pairs, SettingGroup, StoreUrl, Url, UserName, Words
+from fleet_rlm_jupyter.setting_groups import ContextSettings, DelegationSettings, WorkspaceSettings
+from fleet_rlm_jupyter.setting_types import URL_PASSWORD, Pairs, SettingGroup, StoreUrl, Url, Words
 
 PREFIX = "FLEET_"
 _SECRET_NAME = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?|DSN)$", re.I)
@@ -104,27 +105,6 @@ class DaytonaSettings(SettingGroup):
     target: str | None = Field(default=None, description="the region")
 
 
-class ContextSettings(SettingGroup):
-    """What may become a context."""
-
-    max_mb: int = Field(default=512, gt=0, description="largest context, in megabytes")
-    max_files: int = Field(default=20_000, gt=0, description="most files of a folder")
-    allow_private_urls: bool = Field(
-        default=False, description="fetch URLs from hosts that are not on the public Internet, this machine among them"
-    )
-
-
-class WorkspaceSettings(SettingGroup):
-    """Repositories and files that a question gives its sandbox."""
-
-    roots: Folders = Field(default=(), description="where files and file:// repositories lie; else the working folder")
-    token: SecretStr | None = Field(default=None, description="token for private repositories; no sandbox sees it")
-    token_host: str | None = Field(default=None, description="the one host that is sent the token, e.g. github.com")
-    token_user: UserName | None = Field(default=None, description="user name sent with it; the host's own where unset")
-    clone_seconds: float = Field(default=300, gt=0, description="seconds that one call of git may take")
-    cache_mb: int = Field(default=5000, ge=0, description="megabytes of fetched repositories to keep for next time")
-
-
 class StoreSettings(SettingGroup):
     """Where runs and sessions are kept."""
 
@@ -176,6 +156,7 @@ class Settings(SettingGroup):
     daytona: DaytonaSettings = DaytonaSettings()
     context: ContextSettings = ContextSettings()
     workspace: WorkspaceSettings = WorkspaceSettings()
+    delegation: DelegationSettings = DelegationSettings()
     store: StoreSettings = StoreSettings()
     memory: MemorySettings = MemorySettings()
     server_url: Url | None = Field(default=None, description="Jupyter server where a notebook's questions run")

@@ -26,9 +26,9 @@ from fleet_rlm_jupyter.engine.controls import Controls
 from fleet_rlm_jupyter.engine.models import Models
 from fleet_rlm_jupyter.engine.own import OwnProgram, digest_of_run
 from fleet_rlm_jupyter.engine.recorder import Emit
-from fleet_rlm_jupyter.engine.recursion import Site
 from fleet_rlm_jupyter.engine.run import execute
 from fleet_rlm_jupyter.engine.saved import build
+from fleet_rlm_jupyter.engine.site import Site
 from fleet_rlm_jupyter.engine.trace import Watcher
 from fleet_rlm_jupyter.optimize.evaluate import Evaluation, Subject
 from fleet_rlm_jupyter.optimize.gepa import Improvement
@@ -159,7 +159,7 @@ class Workbench:
         site = self._site(
             self._session_id(asked.session_id), trusted_code=models.is_offline, can_answer=asked.can_answer
         )
-        site = replace(site, workspace=workspace, staging=staging)
+        site = replace(site, workspace=workspace, staging=staging, words=asked.text)
         is_new = frozen is None and is_wanted(self._house, asked)
         named = asked.session_id is not None
         now = Told.when_it_begins(self.sessions, self.memory, site.session_id, in_session=named)
@@ -336,7 +336,7 @@ class Workbench:
 
         sandboxes = self.sandboxes(trusted_code=trusted_code)
         controls = Controls(can_answer, keep, propose if self.settings.memory.propose else None)
-        return Site(session_id, run_id, self.models(), sandboxes, controls)
+        return Site(session_id, run_id, self.models(), sandboxes, controls, settings=self.settings)
 
     def _begin(
         self,

@@ -153,18 +153,22 @@ class BudgetSpent(_Word):
     limits: Limits
 
 
-class ChildIsolation(_Word):
+class ChildIsolation(_Grown):
     """How a child's sandbox came about and what passed between it and its parent's.
 
     `mode` is the setting. Where a fork was tried in vain, `fallback_from` and `fallback_error` say so. `inputs` and
-    `artifacts` count the files copied in and out. `cleanup` is empty while it lives; deletion goes on behind the run.
+    `artifacts` count the files copied in and out, `texts` are paths of what the host put there: a document.
+    `cleanup` is empty while it lives; deletion goes on behind the run.
     """
+
+    _later = ("texts",)
 
     mode: Literal["auto", "fork", "clean", "context"]
     parent_id: str
     fallback_from: str = ""
     fallback_error: str = ""
     inputs: int = 0
+    texts: list[str] = []
     artifacts: int = 0
     cleanup: Literal["", "deleting", "shared", "incomplete"] = ""
 

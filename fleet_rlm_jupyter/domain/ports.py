@@ -56,8 +56,9 @@ class Role:
     """Whom a sandbox works for; becomes its labels.
 
     `is_kept`: the sandbox is the session's and outlives this role; who comes next in that session finds its files.
-    `files`: paths below the roots of the volume that a child is given copies of. `is_beside`: its REPL stays in the
-    session's sandbox beside those of the runs, and keeps none of them waiting.
+    `files`: paths below the roots of the volume that a child is given copies of, and `texts` (path there, text) what
+    it is given from this side. `is_beside`: its REPL stays in the session's sandbox beside those of the runs, and keeps
+    none of them waiting.
     `workspace`: the repository whose files its sandbox holds before the first cell, and `staging`: other files.
     """
 
@@ -67,6 +68,7 @@ class Role:
     depth: int
     is_kept: bool = False
     files: tuple[str, ...] = ()
+    texts: tuple[tuple[str, str], ...] = ()
     is_beside: bool = False
     workspace: Workspace | None = None
     staging: Staging | None = None

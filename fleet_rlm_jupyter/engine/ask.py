@@ -15,7 +15,8 @@ from fleet_rlm_jupyter.domain.question import Mode
 from fleet_rlm_jupyter.domain.session import Session
 from fleet_rlm_jupyter.domain.staging import FOLDER
 from fleet_rlm_jupyter.engine.recorder import Emit
-from fleet_rlm_jupyter.engine.recursion import Recursion, Site
+from fleet_rlm_jupyter.engine.recursion import Recursion
+from fleet_rlm_jupyter.engine.site import Site
 
 HISTORY_TURNS, HISTORY_CHARS, TURN_CHARS = 10, 8000, 1500
 """Most turns and characters that a question brings along of its conversation, and of one question or answer in it."""

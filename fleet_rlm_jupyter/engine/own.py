@@ -12,7 +12,8 @@ from fleet_rlm_jupyter.domain.events import RunStarted
 from fleet_rlm_jupyter.domain.previews import preview
 from fleet_rlm_jupyter.domain.question import digest_of
 from fleet_rlm_jupyter.engine.recorder import Emit
-from fleet_rlm_jupyter.engine.recursion import Recursion, Site
+from fleet_rlm_jupyter.engine.recursion import Recursion
+from fleet_rlm_jupyter.engine.site import Site
 
 _RLM: Any = dspy.RLM  # DSPy marks it experimental with a decorator that hides from type checkers that it is a class
 

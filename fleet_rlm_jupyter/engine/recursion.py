@@ -9,7 +9,6 @@ import contextvars
 import threading
 from collections import Counter
 from collections.abc import Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -21,7 +20,6 @@ from dspy.utils.exceptions import DSPyError
 
 from fleet_rlm_jupyter.domain.budget import Budget
 from fleet_rlm_jupyter.domain.errors import (
-    BadRequest,
     DepthExceeded,
     ErrorText,
     FleetError,
@@ -31,23 +29,20 @@ from fleet_rlm_jupyter.domain.errors import (
     ToolFailed,
 )
 from fleet_rlm_jupyter.domain.events import ArtifactWritten, Log, QuestionAsked, SandboxChanged
-from fleet_rlm_jupyter.domain.ports import EXECUTION_INSTRUCTIONS, Interpreter, Role, Sandboxes, Workspace
+from fleet_rlm_jupyter.domain.ports import EXECUTION_INSTRUCTIONS, Interpreter, Role
 from fleet_rlm_jupyter.domain.previews import preview
-from fleet_rlm_jupyter.domain.staging import Staging
-from fleet_rlm_jupyter.engine.controls import Controls
+from fleet_rlm_jupyter.engine.documents import Documents, Given
 from fleet_rlm_jupyter.engine.failures import explained
 from fleet_rlm_jupyter.engine.meter import Meter
-from fleet_rlm_jupyter.engine.models import Models
 from fleet_rlm_jupyter.engine.opening import Opening
 from fleet_rlm_jupyter.engine.recorder import Emit, Recorder
+from fleet_rlm_jupyter.engine.site import Site
+from fleet_rlm_jupyter.engine.waiting import in_parallel, unless_stopped
 
 _T = TypeVar("_T")
 
 _DEPTH: contextvars.ContextVar[int] = contextvars.ContextVar("fleet_depth", default=0)
 _SANDBOX: contextvars.ContextVar[str] = contextvars.ContextVar("fleet_sandbox", default="")
-_FILES: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar("fleet_files", default=())
-_WRITTEN: contextvars.ContextVar[list[str] | None] = contextvars.ContextVar("fleet_written", default=None)
-
 
 MAX_ITERS = 20
 """Steps of one RLM before DSPy asks for the answer from what was seen; the Budget is what bounds a run."""
@@ -70,21 +65,16 @@ TOLD_OF_TOOLS = (
 saved programs embed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Site:
-    """Where a run takes place: whose it is, on which models, in whose sandboxes.
+@dataclass(slots=True)
+class _Handover:
+    """What one child is given, and what it wrote. `files` are its parent's, `texts` (path, text) of this side."""
 
-    `is_apart`: each of its RLMs starts in a sandbox of its own and not in that of the session.
-    """
+    files: tuple[str, ...] = ()
+    texts: tuple[tuple[str, str], ...] = ()
+    written: list[str] = field(default_factory=list[str])
 
-    session_id: str
-    run_id: str
-    models: Models
-    sandboxes: Sandboxes
-    controls: Controls = field(default_factory=Controls)
-    workspace: Workspace | None = None
-    staging: Staging | None = None
-    is_apart: bool = False
+
+_HANDOVER: contextvars.ContextVar[_Handover | None] = contextvars.ContextVar("fleet_handover", default=None)
 
 
 class Recursion:
@@ -98,6 +88,7 @@ class Recursion:
         self._site = site
         self._lock = threading.Lock()
         self._proposed = 0
+        self._documents = Documents(site.settings, site.words)
         self._siblings: Counter[str] = Counter()
         self._meter = Meter(
             budget, self.recorder.spent, self.recorder.answer, self.controls.subtrees, self.recorder.here
@@ -142,24 +133,38 @@ class Recursion:
             self.recorder.note(Log(level="warning", text=text))
         return found
 
-    def sub_rlm(self, prompt: str, context: Any = "", files: list[str] | None = None) -> str:
+    def sub_rlm(
+        self,
+        prompt: str,
+        context: Any = "",
+        files: list[str] | None = None,
+        document_url: str | None = None,
+    ) -> str:
         """Answer `prompt` over `context` (text, or a dict of texts) with a child RLM in a sandbox of its own.
 
         `files` under memory/, artifacts/ or buffers/ are copied into it. What it writes to artifacts/ is copied back to
-        artifacts/child-…/, and then the last lines of the answer name it.
+        artifacts/child-…/, and then the last lines of the answer name it. Where settings allow it, it gets the text
+        behind `document_url` too.
         """
         if not isinstance(prompt, str) or not prompt.strip():
             raise ToolFailed("sub_rlm needs a prompt", "say what the child should find out")
         if files is not None and not (isinstance(files, list) and all(isinstance(one, str) for one in files)):
             raise ToolFailed("files are a list of paths", 'for example ["artifacts/table.csv"]')
-        written: list[str] = []
-        tokens = _FILES.set(tuple(files or ())), _WRITTEN.set(written)
+        given: list[Given] = []
+        if document_url is not None:
+            given.append(self._awaited(lambda: self._documents.read(document_url)))
+        if given and not isinstance(context, str | dict):
+            raise ToolFailed("with a document, the context is a text or a dict of texts", "pass a text")
+        for one in given:
+            self.recorder.note(Log(level="info", text=f"a child is given {one.title}: {len(one.text):,} characters"))
+            context = one.into(context)
+        handover = _Handover(tuple(files or ()), tuple((one.path, one.text) for one in given if one.path))
+        token = _HANDOVER.set(handover)
         try:
             answer = str(self.answer(context=context, question=prompt).answer)
         finally:
-            _FILES.reset(tokens[0])
-            _WRITTEN.reset(tokens[1])
-        return "\n".join([answer, "", "Files of this child:", *written]) if written else answer
+            _HANDOVER.reset(token)
+        return "\n".join([answer, "", "Files of this child:", *handover.written]) if handover.written else answer
 
     def sub_rlm_batched(self, prompts: list[str], contexts: list[Any] | None = None) -> list[Any]:
         """Answer prompts[i] over contexts[i] in parallel, order kept; one that fails is {"error": {…}} in its place."""
@@ -246,7 +251,10 @@ class Recursion:
     def _open(self, depth: int, parent: str) -> Interpreter:
         name = "rlm" if depth == 1 else "child"
         is_kept = not parent and not self._site.is_apart
-        role = Role(self._site.session_id, self._site.run_id, name, depth, is_kept=is_kept, files=_FILES.get())
+        given = _HANDOVER.get() or _Handover()
+        role = Role(
+            self._site.session_id, self._site.run_id, name, depth, is_kept=is_kept, files=given.files, texts=given.texts
+        )
         if not parent:
             role = replace(role, workspace=self._site.workspace, staging=self._site.staging)
         if parent:
@@ -255,10 +263,13 @@ class Recursion:
 
     def _tell(self, fact: SandboxChanged | ArtifactWritten) -> None:
         """Put a change of a sandbox's life, or a file that a child left, into the trace."""
-        written = _WRITTEN.get()
-        if written is not None and isinstance(fact, ArtifactWritten):
-            written.append(fact.path)
+        handover = _HANDOVER.get()
+        if handover is not None and isinstance(fact, ArtifactWritten):
+            handover.written.append(fact.path)
         self.recorder.note(fact)
+
+    def _awaited(self, work: Callable[[], _T]) -> _T:
+        return unless_stopped(work, self.budget, self.controls.subtrees, self.recorder.here())
 
     def _child(self, prompt: str, context: Any) -> Any:
         try:
@@ -380,14 +391,3 @@ class _RunInterpreter:
         finally:
             is_over.set()
             unsubscribe()
-
-
-def in_parallel(work: Callable[[Any], _T], items: list[Any], workers: int) -> list[_T]:
-    """[work(item) …] on at most `workers` threads, order kept; each in a copy of this context, or it has no parent."""
-    if not items:
-        return []
-    if workers < 1:
-        raise BadRequest("at least one worker is needed")
-    with ThreadPoolExecutor(workers, thread_name_prefix="fleet") as pool:
-        jobs = [pool.submit(contextvars.copy_context().run, work, item) for item in items]
-        return [job.result() for job in jobs]

@@ -21,8 +21,10 @@ from fleet_rlm_jupyter.domain.program import Definition, ProgramInfo, Trial
 from fleet_rlm_jupyter.engine.failures import explained
 from fleet_rlm_jupyter.engine.own import fitted
 from fleet_rlm_jupyter.engine.recorder import Emit
-from fleet_rlm_jupyter.engine.recursion import Recursion, Site, in_parallel
+from fleet_rlm_jupyter.engine.recursion import Recursion
 from fleet_rlm_jupyter.engine.saved import build, strategies
+from fleet_rlm_jupyter.engine.site import Site
+from fleet_rlm_jupyter.engine.waiting import in_parallel
 from fleet_rlm_jupyter.optimize.metrics import Metric
 
 _OF_A_ROW = (FleetError, DSPyError, ValueError, TypeError, LookupError, AttributeError, RuntimeError)

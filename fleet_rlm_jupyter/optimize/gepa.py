@@ -17,8 +17,9 @@ from fleet_rlm_jupyter.domain.errors import Cancelled, EndsRun, StoreFailed
 from fleet_rlm_jupyter.domain.events import Log, PhaseStarted
 from fleet_rlm_jupyter.domain.optimization import Candidate
 from fleet_rlm_jupyter.domain.program import ProgramInfo, Trial
-from fleet_rlm_jupyter.engine.recursion import Recursion, Site
+from fleet_rlm_jupyter.engine.recursion import Recursion
 from fleet_rlm_jupyter.engine.saved import build, rewritten, strategies
+from fleet_rlm_jupyter.engine.site import Site
 from fleet_rlm_jupyter.optimize.evaluate import Evaluation, Outcome, Scorer, Subject, mean
 from fleet_rlm_jupyter.optimize.metrics import Metric
 

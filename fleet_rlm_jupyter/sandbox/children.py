@@ -53,6 +53,7 @@ class Children:
         try:
             if parent is not None and visit.changed.origin != "context":
                 self._give(visit)
+            self._write_texts(visit)
         except BaseException:
             visit.machine.close()
             raise
@@ -153,6 +154,16 @@ class Children:
             visit.given[path] = sha256_of(data)
         assert visit.changed.child is not None
         child = visit.changed.child.model_copy(update={"inputs": len(wanted)})
+        visit.changed = visit.changed.model_copy(update={"child": child})
+
+    def _write_texts(self, visit: _Visit) -> None:
+        if not visit.role.texts:
+            return
+        target = self._place(visit.machine)
+        for path, text in visit.role.texts:
+            put_file(target, str(VolumePath(path)), text.encode())
+        assert visit.changed.child is not None
+        child = visit.changed.child.model_copy(update={"texts": [path for path, _ in visit.role.texts]})
         visit.changed = visit.changed.model_copy(update={"child": child})
 
     def _end(self, visit: _Visit) -> SandboxState:

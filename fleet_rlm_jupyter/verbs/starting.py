@@ -14,7 +14,7 @@ from fleet_rlm_jupyter.domain.events import Limits, RunEnded
 from fleet_rlm_jupyter.domain.ports import Files
 from fleet_rlm_jupyter.engine.controls import Controls
 from fleet_rlm_jupyter.engine.recorder import Emit
-from fleet_rlm_jupyter.engine.recursion import Site
+from fleet_rlm_jupyter.engine.site import Site
 from fleet_rlm_jupyter.engine.trace import Watcher
 from fleet_rlm_jupyter.engine.unbroken import unbroken
 from fleet_rlm_jupyter.store.journal import Acceptance

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import daytona
@@ -175,6 +176,25 @@ def test_files_are_copied_in_with_their_digests_and_not_back(local: DaytonaSandb
     assert parent.execute("open('artifacts/in/a').read()") == "1"
 
 
+TEXTS = (("buffers/given/document-1.txt", "Größe"), ("buffers/given/project-2.txt", "two"))
+READ = f"[open(path).read() for path in {[path for path, _ in TEXTS]}]"
+
+
+@pytest.mark.parametrize("has_parent", [True, False], ids=["of a parent", "of one that is gone"])
+def test_texts_of_this_side_are_there_before_the_first_cell_and_told_by_their_paths(
+    has_parent: bool, local: DaytonaSandboxes, parent: Any
+) -> None:
+    parent.start()
+    told: list[Any] = []
+    role = replace(child_role(), texts=TEXTS)
+    child = local.child(parent.sandbox_id if has_parent else "gone", role, on_fact=told.append)
+    assert child.execute(READ) == "['Größe', 'two']"
+    child.shutdown()
+    assert [fact.child.texts for fact in facts(told)] == [[path for path, _ in TEXTS]] * 2
+    assert written(told) == []
+    assert parent.execute("import os\nos.path.exists('buffers/given')") == "False"
+
+
 @pytest.mark.parametrize("path", ["artifacts/none", "/etc/passwd", "artifacts/../x", "artifacts/link"])
 def test_what_cannot_be_given_to_a_child_is_refused_and_leaves_no_sandbox(
     path: str, local: DaytonaSandboxes, parent: Any
@@ -238,6 +258,9 @@ def test_a_shared_sandbox_has_the_files_and_not_the_variables() -> None:
         assert parent.execute("secret") == "1"
         assert [(fact.origin, fact.state) for fact in facts(told)] == [("context", "ready"), ("context", "deleted")]
         assert facts(told)[-1].child.cleanup == "shared"
+        given = home.child(parent.sandbox_id, replace(child_role(), texts=TEXTS))
+        assert given.execute(READ) == "['Größe', 'two']"
+        given.shutdown()
     finally:
         home.close()
 

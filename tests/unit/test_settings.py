@@ -80,6 +80,7 @@ def test_every_setting_can_come_from_its_variable(name, folder):
         "memory.chars": "3",
         "sandbox.children": "clean",
         "sandbox.fork_fallback": "fail",
+        "delegation.urls": "question",
         "store.url": "sqlite:////tmp/x/fleet.db",
     }
     text = plain.get(name) or ("1000" if name in NUMBERS else "true")

@@ -9,8 +9,9 @@ import pytest
 
 from fleet_rlm_jupyter.domain.budget import Budget
 from fleet_rlm_jupyter.domain.events import Limits, RunStarted
-from fleet_rlm_jupyter.engine.recursion import Recursion, Site
+from fleet_rlm_jupyter.engine.recursion import Recursion
 from fleet_rlm_jupyter.engine.run import execute
+from fleet_rlm_jupyter.engine.site import Site
 from fleet_rlm_jupyter.engine.trace import Trace
 from fleet_rlm_jupyter.testing import ScriptedEngine, UnisolatedSandboxes, scripted_models
 
