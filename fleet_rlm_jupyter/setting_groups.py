@@ -38,3 +38,7 @@ class DelegationSettings(SettingGroup):
         description="documents that code may have fetched for a child: none, those whose URL stands in the question, "
         "or any from the public Internet, where code can send what it knows in the URL",
     )
+    project: bool = Field(
+        default=False,
+        description="let code give a child a copy of text files of workspace.roots that fit its prompt",
+    )

@@ -157,8 +157,8 @@ class ChildIsolation(_Grown):
     """How a child's sandbox came about and what passed between it and its parent's.
 
     `mode` is the setting. Where a fork was tried in vain, `fallback_from` and `fallback_error` say so. `inputs` and
-    `artifacts` count the files copied in and out, `texts` are paths of what the host put there: a document.
-    `cleanup` is empty while it lives; deletion goes on behind the run.
+    `artifacts` count the files copied in and out, `texts` are paths of what the host put there: a document, a copy of
+    the project. `cleanup` is empty while it lives; deletion goes on behind the run.
     """
 
     _later = ("texts",)

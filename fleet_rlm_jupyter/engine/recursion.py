@@ -35,6 +35,7 @@ from fleet_rlm_jupyter.engine.documents import Documents, Given
 from fleet_rlm_jupyter.engine.failures import explained
 from fleet_rlm_jupyter.engine.meter import Meter
 from fleet_rlm_jupyter.engine.opening import Opening
+from fleet_rlm_jupyter.engine.project import project_copy
 from fleet_rlm_jupyter.engine.recorder import Emit, Recorder
 from fleet_rlm_jupyter.engine.site import Site
 from fleet_rlm_jupyter.engine.waiting import in_parallel, unless_stopped
@@ -139,12 +140,13 @@ class Recursion:
         context: Any = "",
         files: list[str] | None = None,
         document_url: str | None = None,
+        project: bool = False,
     ) -> str:
         """Answer `prompt` over `context` (text, or a dict of texts) with a child RLM in a sandbox of its own.
 
         `files` under memory/, artifacts/ or buffers/ are copied into it. What it writes to artifacts/ is copied back to
         artifacts/child-…/, and then the last lines of the answer name it. Where settings allow it, it gets the text
-        behind `document_url` too.
+        behind `document_url` too, and with `project` a copy of the files of the user's project that fit `prompt`.
         """
         if not isinstance(prompt, str) or not prompt.strip():
             raise ToolFailed("sub_rlm needs a prompt", "say what the child should find out")
@@ -153,8 +155,10 @@ class Recursion:
         given: list[Given] = []
         if document_url is not None:
             given.append(self._awaited(lambda: self._documents.read(document_url)))
+        if project:
+            given.append(self._awaited(lambda: project_copy(prompt, self._site.settings)))
         if given and not isinstance(context, str | dict):
-            raise ToolFailed("with a document, the context is a text or a dict of texts", "pass a text")
+            raise ToolFailed("with a document or the project, the context is a text or a dict of texts", "pass a text")
         for one in given:
             self.recorder.note(Log(level="info", text=f"a child is given {one.title}: {len(one.text):,} characters"))
             context = one.into(context)

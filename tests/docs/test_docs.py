@@ -186,7 +186,7 @@ def functions_page() -> str:
         "A process that `start_process` starts goes on when the cell, and the turn, has ended, until it is stopped or "
         "the sandbox ends; later turns of the session find it by its number.",
         "A model that answers a question is told of them, and so are children of `sub_rlm`, which have them in their "
-        "own sandboxes, with copies of the files that they are given; documents [need a "
+        "own sandboxes, with copies of the files that they are given; documents and the user's project [need a "
         "setting](../how-to/delegate.md). DSPy programs of your own have them and are not "
         "told. `UnisolatedSandboxes` of `fleet_rlm_jupyter.testing` does not have them.",
         "Files below `memory/`, `artifacts/`, `buffers/` and `meta/` are on the volume of the session and outlive the "

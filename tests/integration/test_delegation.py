@@ -1,4 +1,4 @@
-"""What a child is given from outside of its parent: a document by URL; and when it is not."""
+"""What a child is given from outside of its parent: a document by URL, a copy of the project; and when it is not."""
 
 from __future__ import annotations
 
@@ -178,3 +178,21 @@ def test_a_stop_does_not_wait_for_a_document(asking, web):
     assert asked.wait(60)
     live.cancel()
     assert live.result(10).status == "cancelled"
+
+
+def test_a_child_gets_a_copy_of_the_project_only_where_it_is_allowed(asking, tmp_path):
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "child.py").write_text("prompt = 1")
+    (project / "other.py").write_text("x")
+    (project / ".env").write_text("child prompt KEY=hunter2")
+    said, _ = asking(UnisolatedSandboxes())("?", "project=True")
+    assert "delegation.project=false" in said
+
+    had, facts = asking(delegation={"project": True})("?", "project=True")
+    assert "a copy of 1 of 2 text files of the project" in had["context"]
+    assert "child.py ===\nprompt = 1" in had["file"]
+    assert "other.py  1" in had["file"]
+    assert "hunter2" not in had["file"]
+    (path,) = child_of(facts).child.texts
+    assert path in had["context"]
