@@ -20,7 +20,7 @@ from fleet_rlm_jupyter.remote import RemoteWorkbench
 
 TESTS = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-P", str(TESTS / "talking_worker.py")]
-EVENTS, EVENTS_A_SECOND, CHARS = 6000, 1500, 8000
+EVENTS, EVENTS_A_SECOND, CHARS = 3000, 1500, 8000
 STALLED = 4
 MB = 1_000_000
 
