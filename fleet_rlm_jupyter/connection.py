@@ -8,14 +8,14 @@ import ssl
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 from urllib.parse import quote, urlencode, urlsplit
 
 import websocket
 from pydantic import TypeAdapter
 
 from fleet_rlm_jupyter.domain.api import API
-from fleet_rlm_jupyter.domain.errors import BadRequest, FleetError, ServerUnavailable
+from fleet_rlm_jupyter.domain.errors import BadRequest, FleetError, SandboxPhase, ServerUnavailable
 from fleet_rlm_jupyter.domain.events import Event, RunEnded
 
 ANSWER_SECONDS = 120
@@ -212,6 +212,8 @@ def error_of(problem: Mapping[str, Any]) -> FleetError:
     error = (kind or FleetError)(problem["message"], problem.get("hint", ""))
     if kind is None:
         error.code = problem["code"]
+    if problem.get("phase") in get_args(SandboxPhase):
+        error.phase = problem["phase"]
     return error
 
 

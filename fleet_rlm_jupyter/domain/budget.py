@@ -16,7 +16,7 @@ from fleet_rlm_jupyter.domain.errors import (
     SandboxesExceeded,
     SubCallsExceeded,
 )
-from fleet_rlm_jupyter.domain.events import BudgetSpent, Limits
+from fleet_rlm_jupyter.domain.events import BudgetSpent, Lease, Limits
 
 
 @dataclass(slots=True)
@@ -196,6 +196,17 @@ class Budget:
         """(calls, sub-calls) claimed and not begun."""
         with self._lock:
             return self._calls_reserved, self._sub_reserved
+
+    def lease(self, depth: int) -> Lease:
+        """What is left for a sandbox at `depth`, which shares it with all others of the run."""
+        calls, sub_calls = self.free_calls()
+        return Lease(
+            depth=self.limits.depth - depth,
+            calls=calls,
+            sub_calls=sub_calls,
+            sandboxes=self.sandboxes_left,
+            seconds=round(self.seconds_left, 3),
+        )
 
     def spent(self) -> BudgetSpent:
         """The totals, as the event that carries them."""

@@ -15,6 +15,7 @@ from fleet_rlm_jupyter.domain.events import (
     CallKind,
     CallStarted,
     CallText,
+    CodeResult,
     Event,
     RunEnded,
     RunStarted,
@@ -35,8 +36,10 @@ class Call:
     depth: int = 0
     iteration: str | None = None
     inputs: dict[str, str] = field(default_factory=dict[str, str])
+    code_sha256: str = ""
     texts: dict[str, str] = field(default_factory=dict[str, str])
     outputs: str = ""
+    result: CodeResult = ""
     error: ErrorText | None = None
     usage: Usage | None = None
     started_at: float | None = None
@@ -161,8 +164,9 @@ def _apply_to_call(tree: CallTree, call: Call, at: float, fact: CallStarted | Ca
     if isinstance(fact, CallText):
         call.texts[fact.channel] = call.texts.get(fact.channel, "") + fact.text
     elif isinstance(fact, CallEnded):
-        call.outputs, call.error, call.usage, call.ended_at = fact.outputs, fact.error, fact.usage, at
+        call.outputs, call.result, call.error = fact.outputs, fact.result, fact.error
+        call.usage, call.ended_at = fact.usage, at
     elif call.kind is None:
         call.kind, call.name, call.depth, call.iteration = fact.kind, fact.name, fact.depth, fact.iteration
-        call.inputs, call.started_at = dict(fact.inputs), at
+        call.inputs, call.code_sha256, call.started_at = dict(fact.inputs), fact.code_sha256, at
         tree.place(call, fact.parent_id)

@@ -23,17 +23,28 @@ from __future__ import annotations
 
 import sys
 import traceback
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
+
+from fleet_rlm_jupyter.domain.words import Grown
+
+SandboxPhase = Literal[
+    "", "clone", "snapshot", "volume", "create", "fork", "resume", "connect", "stage", "execute", "clean-up"
+]
+"""Where in a sandbox's life something failed; empty where it was elsewhere or is not known."""
 
 
 class FleetError(Exception):
     """One sentence that says what is wrong (`text`), one that names the next step (`hint`).
 
-    `code` is stable: programs may compare it, texts may change.
+    `code` is stable: programs may compare it, texts may change. `phase` is set by `during`.
     """
 
     code = "error"
+    phase: SandboxPhase = ""
 
     def __init__(self, text: str, hint: str = "") -> None:
         super().__init__(text)
@@ -277,19 +288,45 @@ class ManifestConflict(StoreFailed):
     code = "manifest_conflict"
 
 
-class ErrorText(BaseModel):
-    """An error as events and JSON carry it."""
+@contextmanager
+def during(phase: SandboxPhase) -> Generator[None]:
+    """What the sandbox fails with inside is said to have failed in `phase`, unless a narrower one is known already.
 
-    model_config = ConfigDict(frozen=True)
+    Also a decorator. Errors of others that pass through, such as a model's or a stop, have no phase.
+    """
+    try:
+        yield
+    except (SandboxError, BadSettings, BadRequest, BadPath) as err:
+        err.phase = phase_of(err) or phase
+        raise
+
+
+def phase_of(error: BaseException | None) -> SandboxPhase:
+    """The phase of an error of ours, or of the nearest that it came from."""
+    while isinstance(error, FleetError) and not error.phase:
+        error = error.__cause__
+    return error.phase if isinstance(error, FleetError) else ""
+
+
+class ErrorText(Grown):
+    """An error as events and JSON carry it: `code` is its category, `hint` the next step.
+
+    `phase` is where in a sandbox's life it failed, where that is known.
+    """
+
+    model_config = ConfigDict(extra="ignore")
+
+    _later = ("phase",)
 
     code: str
     text: str
     hint: str = ""
+    phase: SandboxPhase = ""
 
     @classmethod
     def of(cls, error: BaseException) -> ErrorText:
         if isinstance(error, FleetError):
-            return cls(code=error.code, text=error.text, hint=error.hint)
+            return cls(code=error.code, text=error.text, hint=error.hint, phase=phase_of(error))
         return cls(
             code="internal", text=f"{type(error).__name__}: {error}", hint="run again with --debug for the traceback"
         )

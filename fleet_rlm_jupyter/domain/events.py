@@ -4,23 +4,14 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    FiniteFloat,
-    JsonValue,
-    SerializerFunctionWrapHandler,
-    TypeAdapter,
-    model_serializer,
-    model_validator,
-)
+from pydantic import ConfigDict, Field, FiniteFloat, JsonValue, TypeAdapter
 
 from fleet_rlm_jupyter.domain.errors import ErrorText
 from fleet_rlm_jupyter.domain.program import Trial
-from fleet_rlm_jupyter.domain.strict_json import encodable, of_json, to_json
+from fleet_rlm_jupyter.domain.strict_json import of_json, to_json
+from fleet_rlm_jupyter.domain.words import Grown, Word
 
 VERSION = 1
 
@@ -29,33 +20,10 @@ CallKind = Literal["agent", "rlm", "lm", "tool", "code"]
 SandboxState = Literal["creating", "ready", "reused", "resumed", "recreated", "lost", "detached", "deleted"]
 Channel = Literal["answer", "thought", "stdout", "stderr"]
 TrialPhase = Literal["scoring", "baseline", "search", "test", "saving"]
+CodeResult = Literal["", "final", "output", "nothing", "exception"]
 
 
-class _Word(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _well_formed(cls, data: object) -> object:
-        # Generated code may print half of a surrogate pair: such a text can be neither written nor sent.
-        return encodable(data)
-
-
-class _Grown(_Word):
-    """A fact that got further fields: those in `_later` are written only where they say something, as before them."""
-
-    # What a serializer gives, pydantic looks at again, and would take NaN for null.
-    model_config = ConfigDict(ser_json_inf_nan="constants")
-
-    _later: ClassVar[tuple[str, ...]] = ()
-
-    @model_serializer(mode="wrap")
-    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        said: dict[str, Any] = handler(self)
-        return {name: value for name, value in said.items() if value or name not in self._later}
-
-
-class Usage(_Word):
+class Usage(Word):
     """What was spent. `None` means unknown, which is not the same as zero. `cost` is in US dollars."""
 
     calls: int = 0
@@ -65,7 +33,7 @@ class Usage(_Word):
     seconds: float | None = None
 
 
-class Limits(_Word):
+class Limits(Word):
     """What a whole recursion tree may spend. `None` means no limit."""
 
     # Infinite seconds fit neither a timer nor JSON.
@@ -82,7 +50,7 @@ class Limits(_Word):
     batch: int = Field(default=16, gt=0, description="sub-queries of one batch that run at the same time")
 
 
-class RunStarted(_Grown):
+class RunStarted(Grown):
     """The first event of a run. `isolation` says how well its code is kept apart, `note` the route and the context.
 
     A run that tries a program on a dataset names that, and its `trial`.
@@ -101,29 +69,35 @@ class RunStarted(_Grown):
     trial: Trial | None = None
 
 
-class RunEnded(_Word):
+class RunEnded(Word):
     """The last event of a run; there is exactly one. `outputs` are the program's further fields."""
 
     type: Literal["run.ended"] = "run.ended"
     status: RunStatus
     answer: str | None = None
-    outputs: dict[str, JsonValue] = {}
+    outputs: dict[str, JsonValue] = Field(default={})
     error: ErrorText | None = None
 
 
-class CallStarted(_Word):
-    """A node of the recursion tree began; `call_id` names it. `inputs` are previews, `iteration` is "k/N"."""
+class CallStarted(Grown):
+    """A node of the recursion tree began; `call_id` names it. `inputs` are previews, `iteration` is "k/N".
+
+    `code_sha256`, for code, is the beginning of the digest of all of it, also where the preview is cut.
+    """
+
+    _later = ("code_sha256",)
 
     type: Literal["call.started"] = "call.started"
     parent_id: str | None
     kind: CallKind
     name: str
     depth: int
-    inputs: dict[str, str] = {}
+    inputs: dict[str, str] = Field(default={})
     iteration: str | None = None
+    code_sha256: str = ""
 
 
-class CallText(_Word):
+class CallText(Word):
     """Text to append to a channel of a call: the only fact that appends."""
 
     type: Literal["call.text"] = "call.text"
@@ -131,16 +105,23 @@ class CallText(_Word):
     text: str
 
 
-class CallEnded(_Word):
-    """A node ended; `outputs` is a preview."""
+class CallEnded(Grown):
+    """A node ended; `outputs` is a preview.
+
+    `result` says how code ended: it submitted its `final` answer, gave `output` (what it printed, and its last value)
+    or `nothing`, or raised an `exception`; empty where the sandbox failed or the run stopped, and for any other call.
+    """
+
+    _later = ("result",)
 
     type: Literal["call.ended"] = "call.ended"
     outputs: str = ""
     error: ErrorText | None = None
     usage: Usage | None = None
+    result: CodeResult = ""
 
 
-class BudgetSpent(_Word):
+class BudgetSpent(Word):
     """Totals for the whole tree, with their limits."""
 
     type: Literal["budget.spent"] = "budget.spent"
@@ -153,27 +134,43 @@ class BudgetSpent(_Word):
     limits: Limits
 
 
-class ChildIsolation(_Grown):
+class Lease(Word):
+    """What was left of a run's budget when a child's sandbox was asked for. The whole tree draws on it, no child alone.
+
+    `depth` counts the levels that may still be below the child, `calls` and `sub_calls` those that nobody had claimed.
+    """
+
+    depth: int
+    calls: int
+    sub_calls: int
+    sandboxes: int
+    seconds: float
+
+
+class ChildIsolation(Grown):
     """How a child's sandbox came about and what passed between it and its parent's.
 
     `mode` is the setting. Where a fork was tried in vain, `fallback_from` and `fallback_error` say so. `inputs` and
     `artifacts` count the files copied in and out, `texts` are paths of what the host put there: a document, a copy of
-    the project. `cleanup` is empty while it lives; deletion goes on behind the run.
+    the project. `cleanup` is empty while it lives; deletion goes on behind the run. `cleanup_error` says why it is
+    incomplete: which files were left behind. `lease` is what the run could still spend.
     """
 
-    _later = ("texts",)
+    _later = ("texts", "cleanup_error", "lease")
 
     mode: Literal["auto", "fork", "clean", "context"]
     parent_id: str
     fallback_from: str = ""
     fallback_error: str = ""
     inputs: int = 0
-    texts: list[str] = []
+    texts: list[str] = Field(default_factory=list[str])
     artifacts: int = 0
     cleanup: Literal["", "deleting", "shared", "incomplete"] = ""
+    cleanup_error: str = ""
+    lease: Lease | None = None
 
 
-class WorkspacePlaced(_Word):
+class WorkspacePlaced(Word):
     """The files of a repository in a sandbox: `path` is below its working folder, `source` the repository's URL.
 
     `state` says whether they were made now, found as they were, or brought from another commit to this one.
@@ -186,7 +183,7 @@ class WorkspacePlaced(_Word):
     state: Literal["created", "reused", "reconciled"]
 
 
-class FilesStaged(_Word):
+class FilesStaged(Word):
     """The files of a question in a sandbox: `path` is below its working folder, `sent` how many were not there.
 
     `state` says whether they were made now, found as they were, or brought up to date; `left_out` counts what was named
@@ -202,7 +199,7 @@ class FilesStaged(_Word):
     state: Literal["created", "reused", "reconciled"]
 
 
-class SandboxChanged(_Grown):
+class SandboxChanged(Grown):
     """A step in a sandbox's life. `origin` says whether it was forked from its parent's, shares it, or began clean.
 
     A session's sandbox is `detached` after a run, and then `reused` as it was, `resumed` after it had stopped, or
@@ -226,7 +223,7 @@ class SandboxChanged(_Grown):
     staged: FilesStaged | None = None
 
 
-class ArtifactWritten(_Grown):
+class ArtifactWritten(Grown):
     """A file of the session's volume was written. `origin` is the child's sandbox where it was copied from one."""
 
     _later = ("origin",)
@@ -238,15 +235,15 @@ class ArtifactWritten(_Grown):
     origin: str = ""
 
 
-class QuestionAsked(_Word):
+class QuestionAsked(Word):
     """The run asks its user; the verb `answer` answers."""
 
     type: Literal["question.asked"] = "question.asked"
     text: str
-    options: list[str] = []
+    options: list[str] = Field(default=[])
 
 
-class MemoryRecalled(_Word):
+class MemoryRecalled(Word):
     """Notes that the user approved, by id, as the model is told them; `left_out` counts those that had no room."""
 
     type: Literal["memory.recalled"] = "memory.recalled"
@@ -254,7 +251,7 @@ class MemoryRecalled(_Word):
     left_out: int = 0
 
 
-class ScoreReported(_Grown):
+class ScoreReported(Grown):
     """An evaluation scored a candidate on a split. `instructions` are what it was told, by predictor."""
 
     _later = ("instructions",)
@@ -263,17 +260,17 @@ class ScoreReported(_Grown):
     candidate: str
     split: str
     score: float
-    instructions: dict[str, str] = {}
+    instructions: dict[str, str] = Field(default={})
 
 
-class PhaseStarted(_Word):
+class PhaseStarted(Word):
     """A trial of a program came to its next phase."""
 
     type: Literal["phase.started"] = "phase.started"
     phase: TrialPhase
 
 
-class RowScored(_Word):
+class RowScored(Word):
     """A candidate was scored on one row of a split; `call_id` is the call that worked on it.
 
     `expected` and `found` are previews of JSON; a row that failed scores 0 and has an `error`.
@@ -289,7 +286,7 @@ class RowScored(_Word):
     error: ErrorText | None = None
 
 
-class Log(_Word):
+class Log(Word):
     """Something worth reading that is no fact about a call."""
 
     type: Literal["log"] = "log"
@@ -297,7 +294,7 @@ class Log(_Word):
     text: str
 
 
-class Unrecognized(_Word):
+class Unrecognized(Word):
     """A fact from a newer version: carried along, never interpreted."""
 
     type: str
@@ -318,7 +315,7 @@ _TYPES = {
 }  # fmt: skip
 
 
-class Event(_Word):
+class Event(Word):
     """One fact with its place: `seq` counts 0, 1, 2… per run without gaps, `at` is seconds since the epoch, UTC."""
 
     v: int = VERSION

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from fleet_rlm_jupyter.domain.events import ArtifactWritten, SandboxChanged
+from fleet_rlm_jupyter.domain.events import ArtifactWritten, Lease, SandboxChanged
 from fleet_rlm_jupyter.domain.shown import LiveSandbox, Size
 from fleet_rlm_jupyter.domain.staging import Staging
 
@@ -57,8 +57,8 @@ class Role:
 
     `is_kept`: the sandbox is the session's and outlives this role; who comes next in that session finds its files.
     `files`: paths below the roots of the volume that a child is given copies of, and `texts` (path there, text) what
-    it is given from this side. `is_beside`: its REPL stays in the session's sandbox beside those of the runs, and keeps
-    none of them waiting.
+    it is given from this side; `lease`: what its run could still spend. `is_beside`: its REPL stays in the session's
+    sandbox beside those of the runs, and keeps none of them waiting.
     `workspace`: the repository whose files its sandbox holds before the first cell, and `staging`: other files.
     """
 
@@ -69,6 +69,7 @@ class Role:
     is_kept: bool = False
     files: tuple[str, ...] = ()
     texts: tuple[tuple[str, str], ...] = ()
+    lease: Lease | None = None
     is_beside: bool = False
     workspace: Workspace | None = None
     staging: Staging | None = None

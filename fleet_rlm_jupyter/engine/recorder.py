@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 import uuid
@@ -11,16 +12,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import dspy
+from dspy.primitives.code_interpreter import CodeExecutionError, CodeInterpreterError, FinalOutput
 from dspy.utils.callback import ACTIVE_CALL_ID, BaseCallback
 
 from fleet_rlm_jupyter.domain.budget import Budget
-from fleet_rlm_jupyter.domain.errors import ErrorText
+from fleet_rlm_jupyter.domain.errors import ErrorText, SandboxCodeFailed, SandboxError
 from fleet_rlm_jupyter.domain.events import (
     CallEnded,
     CallKind,
     CallStarted,
     CallText,
     Channel,
+    CodeResult,
     Event,
     Fact,
     Usage,
@@ -179,7 +182,8 @@ class Recorder(BaseCallback):
         self, call_id: str, outputs: Any | None, exception: BaseException | None = None
     ) -> None:
         final = getattr(outputs, "output", None)
-        self._end(call_id, "" if outputs is None else f"SUBMIT {preview(final)}" if final else outputs, exception)
+        shown = "" if outputs is None else f"SUBMIT {preview(final)}" if final else outputs
+        self._end(call_id, shown, exception, result=_result_of(outputs, exception))
 
     def on_interpreter_tool_call_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         parent = self._parent()
@@ -229,17 +233,31 @@ class Recorder(BaseCallback):
         self._controls.subtrees.begun(call_id, parent.call_id, is_lm=kind == "lm")
         shown = {key: self._preview(call_id, key, value) for key, value in inputs.items()}
         fact = CallStarted(
-            parent_id=parent.call_id, kind=kind, name=name, depth=depth, inputs=shown, iteration=iteration
+            parent_id=parent.call_id,
+            kind=kind,
+            name=name,
+            depth=depth,
+            inputs=shown,
+            iteration=iteration,
+            code_sha256=_digest(inputs["code"]) if kind == "code" else "",
         )
         self._emit(fact, call_id)
 
-    def _end(self, call_id: str, outputs: object, exception: BaseException | None, usage: Usage | None = None) -> None:
+    def _end(
+        self,
+        call_id: str,
+        outputs: object,
+        exception: BaseException | None,
+        usage: Usage | None = None,
+        result: CodeResult = "",
+    ) -> None:
         with self._lock:
             if call_id not in self._open:
                 return
             del self._open[call_id]
-        error = ErrorText.of(exception) if exception is not None else None
-        self._emit(CallEnded(outputs=self._preview(call_id, "outputs", outputs), error=error, usage=usage), call_id)
+        shown = self._preview(call_id, "outputs", outputs)
+        error = _explained(exception, result)
+        self._emit(CallEnded(outputs=shown, error=error, usage=usage, result=result), call_id)
 
     def _preview(self, call_id: str, name: str, value: object) -> str:
         """What an event shows of `value`; all of it is kept where that is less."""
@@ -249,6 +267,31 @@ class Recorder(BaseCallback):
         if full != shown:
             self._controls.keep_value(call_id, name, full)
         return shown
+
+
+def _digest(code: object) -> str:
+    """What tells one cell's code from another's, wherever its preview is cut."""
+    return hashlib.sha256(str(code).encode(errors="surrogatepass")).hexdigest()[:16]
+
+
+def _result_of(outputs: object, exception: BaseException | None) -> CodeResult:
+    if exception is not None:
+        return "exception" if isinstance(exception, CodeExecutionError | SyntaxError) else ""
+    if isinstance(outputs, FinalOutput):
+        return "final"
+    return "nothing" if outputs is None else "output"
+
+
+def _explained(exception: BaseException | None, result: CodeResult) -> ErrorText | None:
+    """An error as one of ours, which has a code, a phase and the next step: an interpreter's are DSPy's."""
+    if exception is None:
+        return None
+    if result == "exception":
+        hint = "the model reads it and goes on"
+        return ErrorText(code=SandboxCodeFailed.code, text=str(exception), hint=hint, phase="execute")
+    if isinstance(exception, CodeInterpreterError) and isinstance(exception.__cause__, SandboxError):
+        return ErrorText.of(exception.__cause__)
+    return ErrorText.of(exception)
 
 
 def _name_of(rlm: Any) -> str:

@@ -262,6 +262,7 @@ class Recursion:
         if not parent:
             role = replace(role, workspace=self._site.workspace, staging=self._site.staging)
         if parent:
+            role = replace(role, lease=self.budget.lease(depth))
             return self._site.sandboxes.child(parent, role, self.recorder.output, self._tell)
         return self._site.sandboxes.open(role, self.recorder.output, self._tell)
 

@@ -7,7 +7,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import Literal
 
-from fleet_rlm_jupyter.domain.errors import BadPath, FleetError, SandboxError, SandboxUnavailable
+from fleet_rlm_jupyter.domain.errors import BadPath, FleetError, SandboxError, SandboxUnavailable, during
 from fleet_rlm_jupyter.domain.events import ArtifactWritten, ChildIsolation, SandboxChanged, SandboxState
 from fleet_rlm_jupyter.domain.ports import Role
 from fleet_rlm_jupyter.domain.volume import VolumePath
@@ -62,7 +62,7 @@ class Children:
 
     def _placed(self, parent_id: str, parent: SandboxMachine | None, role: Role) -> _Visit:
         mode = self._client.settings.sandbox.children
-        child = ChildIsolation(mode=mode, parent_id=parent_id)
+        child = ChildIsolation(mode=mode, parent_id=parent_id, lease=role.lease)
         if parent is None:
             return self._clean(role, None, child, "no_parent_session")
         if mode == "context":
@@ -89,8 +89,9 @@ class Children:
             machine = self._pool.make(Spec(labels))
         else:
             self._client.post(machine.label, labels)
-        return _Visit(role, parent, machine, self._ready(machine, "clean", reason, child))
+        return _Visit(role, parent, machine, self._ready(machine, parent, "clean", reason, child))
 
+    @during("fork")
     def _forked(self, role: Role, parent: SandboxMachine, child: ChildIsolation) -> _Visit:
         if self._no_fork:
             raise SandboxError(self._no_fork)
@@ -108,30 +109,41 @@ class Children:
         # A fork has its parent's files: what it did not change is not its own work.
         copied, _ = digests_below(self._place(machine), "artifacts", MOST_OUT_FILES * 10)
         given = {one.path: one.sha256 for one in copied}
-        return _Visit(role, parent, machine, self._ready(machine, "fork", "parent_alive", child), given)
+        changed = self._ready(machine, parent, "fork", "parent_alive", child)
+        return _Visit(role, parent, machine, changed, given)
 
     def _shared(self, role: Role, parent: SandboxMachine, child: ChildIsolation) -> _Visit:
         with self._lock:
             self._numbers += 1
             name = f"{parent.sandbox_id}+{self._numbers}"
         machine = self._pool.connect(parent.sandbox, name)
-        return _Visit(role, parent, machine, self._ready(machine, "context", "asked_for", child))
+        return _Visit(role, parent, machine, self._ready(machine, parent, "context", "asked_for", child))
 
     def _ready(
-        self, machine: SandboxMachine, origin: Literal["fork", "clean", "context"], reason: str, child: ChildIsolation
+        self,
+        machine: SandboxMachine,
+        parent: SandboxMachine | None,
+        origin: Literal["fork", "clean", "context"],
+        reason: str,
+        child: ChildIsolation,
     ) -> SandboxChanged:
+        # What is mounted, if anything, is what its parent has: a clean child has no volume.
+        mounted = parent.changed if parent is not None and machine.sandbox.volumes else None
         return SandboxChanged(
             sandbox_id=machine.sandbox_id,
             state="ready",
             isolation=self._client.isolation.label,
             origin=origin,
             reason=reason,
+            volume=mounted.volume if mounted else "",
+            subpath=mounted.subpath if mounted else "",
             child=child,
         )
 
     def _place(self, machine: SandboxMachine) -> SandboxPlace:
         return SandboxPlace(self._client, machine.sandbox, machine.base)
 
+    @during("stage")
     def _give(self, visit: _Visit) -> None:
         """Copy the role's files into the child; a folder is all its files. Raises BadPath for what is not there."""
         if not visit.role.files:
@@ -175,7 +187,8 @@ class Children:
             return "deleted"
         written, problem = self._promote(visit)
         self._pool.delete(visit.machine)
-        child = child.model_copy(update={"artifacts": written, "cleanup": "incomplete" if problem else "deleting"})
+        cleanup = {"artifacts": written, "cleanup": "incomplete" if problem else "deleting", "cleanup_error": problem}
+        child = child.model_copy(update=cleanup)
         visit.machine.changed = _with(visit.changed, child, problem and f"files were left behind: {problem}")
         return "deleted"
 

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from fleet_rlm_jupyter.domain.errors import FleetError, SandboxLost, SandboxUnavailable
+from fleet_rlm_jupyter.domain.errors import FleetError, SandboxLost, SandboxUnavailable, during
 from fleet_rlm_jupyter.domain.ports import Allocation, Allocations
 from fleet_rlm_jupyter.sandbox.client import CALL_SECONDS, CALM_SECONDS, DaytonaClient
 from fleet_rlm_jupyter.sandbox.labels import KEPT_ROLE, labels_of
@@ -48,6 +48,7 @@ class Creation:
         self._unsure: set[str] = set()
         self._gone: deque[str] = deque(maxlen=MOST_GONE)
 
+    @during("create")
     def make(self, spec: Spec) -> Any:
         """The SDK's sandbox, started, as `spec` and the settings say. Raises SandboxUnavailable or BadSettings."""
         settings = self._client.settings.sandbox
@@ -68,6 +69,7 @@ class Creation:
             raise
         return sandbox
 
+    @during("fork")
     def fork(self, parent: Any, labels: dict[str, str]) -> Any:
         """An ephemeral copy of a running sandbox; most kinds refuse. Raises SandboxError."""
         return self._written_down(labels, lambda name: self._forked(parent, name, labels), CREATE_SECONDS)
@@ -77,12 +79,14 @@ class Creation:
         with contextlib.suppress(SandboxUnavailable):
             self._client.submit(self._delete_soon(sandbox))
 
+    @during("clean-up")
     def end(self, sandbox: Any) -> None:
         """Delete it now. Raises SandboxUnavailable if the service does not; what is written down is swept later."""
         with contextlib.suppress(SandboxLost):  # it is gone already
             self._client.call(retried(lambda: sandbox.delete(timeout=CALL_SECONDS)), CALL_SECONDS)
         self._ended(sandbox.id)
 
+    @during("clean-up")
     def end_id(self, sandbox_id: str) -> None:
         """The same for one that may or may not exist any more."""
         client = self._client.get()
@@ -102,6 +106,7 @@ class Creation:
         with contextlib.suppress(SandboxUnavailable):
             self._client.submit(self._delete_by_name(self._client.made, sandbox_id))
 
+    @during("clean-up")
     def is_gone(self, sandbox_id: str, seconds: float) -> bool:
         """Whether the service does not know it any more; asks again for so long. Raises SandboxUnavailable."""
         client, deadline = self._client.get(), time.monotonic() + seconds
@@ -141,6 +146,7 @@ class Creation:
         with contextlib.suppress(SandboxUnavailable):
             self._client.submit(self._sweep(left))
 
+    @during("clean-up")
     def sweep_now(self) -> int:
         """The same, waited for; how many of what was left are surely gone. Raises SandboxUnavailable."""
         self._client.get()

@@ -6,6 +6,7 @@ import atexit
 import threading
 from collections.abc import Callable
 
+from fleet_rlm_jupyter.domain.errors import during
 from fleet_rlm_jupyter.domain.events import SandboxChanged
 from fleet_rlm_jupyter.domain.ports import (
     Allocations,
@@ -157,6 +158,7 @@ class DaytonaSandboxes:
             sandbox_id=machine.sandbox_id, state="ready", isolation=self.client.isolation.label
         )
 
+    @during("create")
     def _prepare(self) -> None:
         if not self.client.is_remote:
             self.client.server()  # starts while the SDK is imported

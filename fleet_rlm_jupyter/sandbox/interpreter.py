@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from dspy.primitives.code_interpreter import CodeExecutionError, CodeInterpreterError, FinalOutput
 from dspy.utils.callback import with_callbacks
 
-from fleet_rlm_jupyter.domain.errors import SandboxError, SandboxLost
+from fleet_rlm_jupyter.domain.errors import SandboxError, SandboxLost, during
 from fleet_rlm_jupyter.domain.ports import EXECUTION_INSTRUCTIONS, OnOutput
 from fleet_rlm_jupyter.sandbox.cell import Cell, Done
 from fleet_rlm_jupyter.sandbox.inputs import Inputs
@@ -138,29 +138,33 @@ class SandboxInterpreter:
         assert opened is not None
         assert inputs is not None
         try:
-            bound, values, dropped = inputs.prepare(variables)
-            cell = Cell(
-                code,
-                list(self.tools),
-                self.output_fields,
-                bound,
-                values,
-                dropped,
-                self._settings.output_chars,
-                self._settings.cell_seconds,
-                pull,
-            )
-            done = opened.link.run(cell, self.invoke_tool, self._on_output)
-            if done.is_unbound:
-                raise SandboxLost(
-                    f"the sandbox could not take in the inputs: {done.error} {done.message}",
-                    "raise sandbox.memory_mb, or pass a smaller context",
-                )
-            if done.wrote:
-                opened.wrote(done.wrote)
+            return self._ran(opened, inputs, code, variables, pull)
         except SandboxError as err:
             self._end(err.text)
             raise CodeInterpreterError(str(err)) from err
+
+    @during("execute")
+    def _ran(self, opened: Opened, inputs: Inputs, code: str, variables: dict[str, Any], pull: str) -> Done:
+        bound, values, dropped = inputs.prepare(variables)
+        cell = Cell(
+            code,
+            list(self.tools),
+            self.output_fields,
+            bound,
+            values,
+            dropped,
+            self._settings.output_chars,
+            self._settings.cell_seconds,
+            pull,
+        )
+        done = opened.link.run(cell, self.invoke_tool, self._on_output)
+        if done.is_unbound:
+            raise SandboxLost(
+                f"the sandbox could not take in the inputs: {done.error} {done.message}",
+                "raise sandbox.memory_mb, or pass a smaller context",
+            )
+        if done.wrote:
+            opened.wrote(done.wrote)
         return done
 
     def _result(self, done: Done) -> Any:

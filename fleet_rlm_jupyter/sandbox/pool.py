@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any
 
-from fleet_rlm_jupyter.domain.errors import FleetError
+from fleet_rlm_jupyter.domain.errors import FleetError, during
 from fleet_rlm_jupyter.domain.events import SandboxState
 from fleet_rlm_jupyter.sandbox.client import CALL_SECONDS, CALM_SECONDS, DaytonaClient
 from fleet_rlm_jupyter.sandbox.creation import CREATE_SECONDS, Creation
@@ -42,6 +42,7 @@ class Pool:
             self._creation.delete(sandbox)
             raise
 
+    @during("connect")
     def connect(self, sandbox: Any, sandbox_id: str = "") -> SandboxMachine:
         """A new guest, ready, in a sandbox that is started; `sandbox_id` is what it is called where one has several."""
         machine = SandboxMachine(self._client, sandbox, self.delete, sandbox_id)

@@ -6,7 +6,7 @@ import re
 from datetime import datetime
 from typing import Any
 
-from fleet_rlm_jupyter.domain.errors import BadRequest, NoSuchSandbox, SandboxLost
+from fleet_rlm_jupyter.domain.errors import BadRequest, NoSuchSandbox, SandboxLost, during
 from fleet_rlm_jupyter.domain.shown import LiveSandbox, Size
 from fleet_rlm_jupyter.sandbox.client import CALL_SECONDS, DaytonaClient
 from fleet_rlm_jupyter.sandbox.creation import Creation
@@ -70,6 +70,7 @@ class Roll:
         work = sandbox.resize(sdk().Resources(**given), timeout=START_SECONDS)
         self._client.call(work, START_SECONDS + CALL_SECONDS)
 
+    @during("resume")
     def start(self, sandbox_id: str) -> None:
         """The same."""
         started(self._client, self._found(sandbox_id))

@@ -7,7 +7,7 @@ from asyncio import Future
 from dataclasses import dataclass
 from typing import Any
 
-from fleet_rlm_jupyter.domain.errors import SandboxError, SandboxLost, SandboxUnavailable
+from fleet_rlm_jupyter.domain.errors import SandboxError, SandboxLost, SandboxUnavailable, during
 from fleet_rlm_jupyter.domain.events import SandboxChanged, SandboxState
 from fleet_rlm_jupyter.domain.ports import Role
 from fleet_rlm_jupyter.sandbox.client import CALL_SECONDS, DaytonaClient
@@ -141,6 +141,7 @@ class SessionSandboxes:
         self._client.post(self._label, kept, machine, self._labels(role))
         return machine, self._changed(machine, "resumed" if why else "reused", why, kept.mount)
 
+    @during("resume")
     def _found(self, kept: _Kept) -> tuple[Any, str]:
         """The sandbox, running, and what it had come to; a service that cannot be reached is told and lost nothing."""
         client = self._client.get()

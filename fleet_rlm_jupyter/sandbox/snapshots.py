@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from fleet_rlm_jupyter.domain.errors import BadRequest, BadSettings, SandboxError, SandboxLost
+from fleet_rlm_jupyter.domain.errors import BadRequest, BadSettings, SandboxError, SandboxLost, during
 from fleet_rlm_jupyter.domain.shown import SandboxSnapshot, Size
 from fleet_rlm_jupyter.sandbox.client import CALL_SECONDS, DaytonaClient
 from fleet_rlm_jupyter.sandbox.retries import retried
@@ -29,6 +29,7 @@ class SandboxSnapshots:
     def __init__(self, settings: Callable[[], Settings]) -> None:
         self._settings = settings
 
+    @during("snapshot")
     def list(self) -> list[SandboxSnapshot]:
         """All that the account can make sandboxes of, by name."""
         found: list[SandboxSnapshot] = []
@@ -40,6 +41,7 @@ class SandboxSnapshots:
                 page, last = page + 1, int(listed.total_pages)
         return sorted(found, key=lambda one: one.name)
 
+    @during("snapshot")
     def build(
         self,
         name: str,
@@ -87,6 +89,7 @@ class SandboxSnapshots:
             client.close()
 
 
+@during("snapshot")
 def preflight(client: DaytonaClient, settings: SandboxSettings) -> None:
     """Raise BadSettings, with the command that builds it, for a snapshot that is missing, not ready or too small."""
     name = settings.snapshot

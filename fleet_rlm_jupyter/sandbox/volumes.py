@@ -7,7 +7,7 @@ import threading
 import time
 from typing import Any
 
-from fleet_rlm_jupyter.domain.errors import BadRequest, SandboxError, SandboxLost, SandboxUnavailable
+from fleet_rlm_jupyter.domain.errors import BadRequest, SandboxError, SandboxLost, SandboxUnavailable, during
 from fleet_rlm_jupyter.sandbox.client import CALL_SECONDS, DaytonaClient
 from fleet_rlm_jupyter.sandbox.retries import retried
 from fleet_rlm_jupyter.sandbox.specs import NONE, Mount
@@ -30,6 +30,7 @@ class Volumes:
         self.name = client.settings.sandbox.volume
         self.is_wanted = self.name != NONE
 
+    @during("volume")
     def of_session(self, session_id: str) -> Mount | None:
         """The folder of a session for mounting, or None if no volume is wanted.
 
@@ -41,6 +42,7 @@ class Volumes:
             volume = self._ready(self._found() or self._created())
         return Mount(volume.id, self.name, folder_of(session_id), MOUNT_PATH)
 
+    @during("volume")
     def find(self) -> Mount | None:
         """The whole volume for mounting, or None while there is none."""
         volume = self._found() if self.is_wanted else None

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from fleet_rlm_jupyter.domain.errors import SandboxError
+from fleet_rlm_jupyter.domain.errors import SandboxError, during
 from fleet_rlm_jupyter.domain.events import FilesStaged, WorkspacePlaced
 from fleet_rlm_jupyter.domain.ports import Role, Workspace
 from fleet_rlm_jupyter.domain.staging import FOLDER, StagedFile, Staging
@@ -33,6 +33,7 @@ class _Compared(BaseModel):
 _ANSWER: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
 
 
+@during("stage")
 def furnished(machine: SandboxMachine, role: Role) -> dict[str, WorkspacePlaced | FilesStaged]:
     """What is to be said of the files that `role` wants in its sandbox, once they are there. Raises SandboxError."""
     said: dict[str, WorkspacePlaced | FilesStaged] = {}

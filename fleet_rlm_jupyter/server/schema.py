@@ -7,11 +7,12 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from fleet_rlm_jupyter.domain.calls import CallTree
-from fleet_rlm_jupyter.domain.errors import ErrorText
-from fleet_rlm_jupyter.domain.events import BudgetSpent, CallKind, Limits, RunStatus, Usage
+from fleet_rlm_jupyter.domain.errors import ErrorText, SandboxPhase
+from fleet_rlm_jupyter.domain.events import BudgetSpent, CallKind, CodeResult, Limits, RunStatus, SandboxChanged, Usage
 from fleet_rlm_jupyter.domain.ports import Entry
 from fleet_rlm_jupyter.domain.session import KeptRun, KeptSession
 from fleet_rlm_jupyter.domain.shown import LiveSandbox, ShownSetting
+from fleet_rlm_jupyter.domain.words import Grown
 
 MAX_SEQ = 2**53
 
@@ -46,12 +47,18 @@ class Wire(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
 
 
-class Problem(Wire):
-    """What is wrong, in one sentence, and the next step. `code` is stable."""
+class Problem(Grown):
+    """What is wrong, in one sentence, and the next step. `code` is stable.
+
+    `phase` says where in a sandbox's life it failed; left out where it was elsewhere.
+    """
+
+    _later = ("phase",)
 
     code: str
     message: str
     hint: str = ""
+    phase: SandboxPhase = ""
 
 
 class ContextRef(Wire):
@@ -285,8 +292,10 @@ class CallBody(Wire):
     depth: int
     iteration: str | None
     inputs: dict[str, str]
+    code_sha256: str = Field(description="of code: the first 16 digits of the SHA-256 of all of it")
     texts: dict[str, str]
     outputs: str
+    result: CodeResult = Field(description="how code ended; empty for any other call")
     error: ErrorText | None
     usage: Usage | None
     total: Usage | None = Field(description="of an RLM: what it spent with everything below it, and its seconds")
@@ -303,6 +312,7 @@ class TreeBody(Wire):
     outputs: dict[str, JsonValue]
     error: ErrorText | None
     spent: BudgetSpent | None
+    sandboxes: dict[str, SandboxChanged] = Field(description="by id, what was last said of it; a child's has `child`")
     calls: list[CallBody]
     last_seq: int
 

@@ -35,6 +35,7 @@ from fleet_rlm_jupyter.domain.errors import (
     SandboxError,
     SessionBusy,
     StoreFailed,
+    phase_of,
 )
 from fleet_rlm_jupyter.server.bodies import Body, break_off
 from fleet_rlm_jupyter.server.desk import Asked, Desk
@@ -282,7 +283,7 @@ def problem_of(error: object, status: int = 500) -> tuple[int, Problem]:
     """The status and the document for whatever was raised; of what nobody foresaw only the log says more."""
     if isinstance(error, FleetError):
         found = next((status for kind, status in _STATUS if isinstance(error, kind)), 409)
-        return found, Problem(code=error.code, message=error.text, hint=error.hint)
+        return found, Problem(code=error.code, message=error.text, hint=error.hint, phase=phase_of(error))
     if isinstance(error, ValidationError):
         return 400, frame_problem(error)
     if isinstance(error, web.HTTPError):

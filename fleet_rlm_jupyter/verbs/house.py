@@ -6,6 +6,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from fleet_rlm_jupyter import store
+from fleet_rlm_jupyter.domain.errors import during
 from fleet_rlm_jupyter.domain.masking import Mask
 from fleet_rlm_jupyter.domain.ports import Sandboxes, Workspace
 from fleet_rlm_jupyter.domain.session import new_id
@@ -51,6 +52,7 @@ class House:
     def settings(self) -> Settings:
         return self.loaded.settings
 
+    @during("clone")
     def repository(self, url: str, ref: str) -> Workspace:
         """Its files at `ref`, fetched. Raises what `Repositories.tree` raises, and BadRequest outside of the roots."""
         refuse_outside(url, roots_of(self.settings))

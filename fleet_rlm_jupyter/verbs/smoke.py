@@ -170,7 +170,8 @@ def _timed(name: str, step: Callable[[], str]) -> Phase:
     try:
         text = step()
     except FleetError as err:
-        error = ErrorText(code=err.code, text=err.text, hint=err.hint or PHASES[name])
+        said = ErrorText.of(err)
+        error = said.model_copy(update={"hint": said.hint or PHASES[name]})
     except (RuntimeError, SyntaxError) as err:  # DSPy's, from the interpreter
         error = ErrorText(code="sandbox_code_failed", text=str(err), hint=PHASES[name])
     else:

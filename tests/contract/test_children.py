@@ -14,12 +14,14 @@ from contract.faulty_line import Fault, FaultyLine, answer, refusal
 from contract.localdaytona_server import KEY, Server, live_sandboxes, until
 from dspy.primitives.code_interpreter import CodeExecutionError, CodeInterpreterError
 
+from fleet_rlm_jupyter.domain.calls import fold
 from fleet_rlm_jupyter.domain.errors import BadPath, SandboxUnavailable
 from fleet_rlm_jupyter.domain.events import ArtifactWritten, SandboxChanged
 from fleet_rlm_jupyter.domain.ports import Role
 from fleet_rlm_jupyter.domain.question import Question
 from fleet_rlm_jupyter.sandbox import children
 from fleet_rlm_jupyter.sandbox.daytona import DaytonaSandboxes
+from fleet_rlm_jupyter.server.schema import TreeBody
 from fleet_rlm_jupyter.settings import DaytonaSettings, SandboxSettings, Settings
 from fleet_rlm_jupyter.testing import code, scripted_workbench
 
@@ -152,7 +154,8 @@ def test_isolation_is_told_whole(local: DaytonaSandboxes, parent: Any) -> None:
     assert (first.child.mode, first.child.parent_id, first.child.cleanup) == ("auto", parent.sandbox_id, "")
     assert last.state == "deleted"
     assert last.child is not None
-    assert (last.child.artifacts, last.child.cleanup) == (0, "deleting")
+    assert (last.child.artifacts, last.child.cleanup, last.child.cleanup_error) == (0, "deleting", "")
+    assert last.volume == ""  # its parent has one, and it has none
 
 
 def test_files_are_copied_in_with_their_digests_and_not_back(local: DaytonaSandboxes, parent: Any) -> None:
@@ -221,7 +224,8 @@ def test_a_child_that_writes_too_much_is_cut_and_told(
     last = facts(told)[-1]
     assert last.child.artifacts == 2
     assert last.child.cleanup == "incomplete"
-    assert "at most 3 files" in last.reason
+    assert last.child.cleanup_error == "a child leaves at most 3 files and 100 bytes"
+    assert last.child.cleanup_error in last.reason
 
 
 def test_links_and_odd_names_of_a_child_lead_nowhere(local: DaytonaSandboxes, parent: Any) -> None:
@@ -261,6 +265,7 @@ def test_a_shared_sandbox_has_the_files_and_not_the_variables() -> None:
         given = home.child(parent.sandbox_id, replace(child_role(), texts=TEXTS))
         assert given.execute(READ) == "['Größe', 'two']"
         given.shutdown()
+        assert {(fact.volume, fact.subpath) for fact in facts(told)} == {("fleet-rlm", "sessions/s-family")}
     finally:
         home.close()
 
@@ -371,6 +376,25 @@ def test_generated_code_hands_files_to_a_child_and_reads_what_it_left(local: Day
     of_child, own = written([event.fact for event in told])
     assert of_child[0].endswith("/out")
     assert (own[0], own[3]) == ("artifacts/in", "")
+
+
+def test_a_child_says_what_its_run_could_still_spend_when_it_began(local: DaytonaSandboxes) -> None:
+    def policy(prompt: str) -> str:
+        return code("SUBMIT('found')" if "zzz" in prompt else "SUBMIT(sub_rlm('z' * 3))")
+
+    bench = scripted_workbench(policy, home=local, calls=20, sub_calls=10, depth=2, sandboxes=3, seconds=60)
+    told: list[Any] = []
+    run = bench.ask(Question("parent", mode="rlm_only"), watcher=told.append).result(60)
+    assert run.answer == "found"
+    of_child = [one for one in facts([event.fact for event in told]) if one.child]
+    first, last = of_child
+    assert first.child.lease == last.child.lease
+    lease = first.child.lease
+    assert (lease.depth, lease.calls, lease.sub_calls, lease.sandboxes) == (0, 19, 10, 1)
+    assert 0 < lease.seconds < 60
+    body = TreeBody.of(fold(told)).model_dump(mode="json")
+    shown = body["sandboxes"][first.sandbox_id]
+    assert (shown["child"]["lease"], shown["child"]["cleanup"]) == (lease.model_dump(), "deleting")
 
 
 def test_more_children_at_once_than_siblings_are_refused_at_the_factory(local: DaytonaSandboxes) -> None:

@@ -74,7 +74,7 @@ def events_page() -> str:
     for fact in FACTS:
         lines += [f"### `{_type(fact)}`", _docstring(fact), *_fields(fact, leave_out="type")]
     lines += ["## Parts"]
-    for part in (events.Limits, events.Usage, events.Trial, events.ChildIsolation, ErrorText):
+    for part in (events.Limits, events.Usage, events.Trial, events.ChildIsolation, events.Lease, ErrorText):
         lines += [f"### {part.__name__}", _docstring(part), *_fields(part)]
     return _page(lines)
 
@@ -95,6 +95,10 @@ def errors_page() -> str:
         GENERATED,
         "An error has a stable `code`, a `text` that says what is wrong and a `hint` that says what to do. Compare "
         "codes; texts may change. An error that is none of ours has the code `internal`.",
+        "What failed in a sandbox's life has a `phase` as well, in events, problem documents and `fleet smoke`: "
+        + ", ".join(f"`{phase}`" for phase in get_args(errors.SandboxPhase) if phase)
+        + ". Where the error came by way of several, it is the narrowest; elsewhere, and where it is not known, it is "
+        "empty or left out.",
     ]
     for kind in ERRORS:
         family = next(family for family in FAMILIES if issubclass(kind, family))

@@ -29,7 +29,8 @@ for everything but GET. Who asks sees their own sessions and runs; those of othe
 one person, by a token or a password, everybody is the user `local`.
 
 **Errors** are problem documents `{{"code": …, "message": …, "hint": …}}` of type `application/problem+json`. The code
-is stable, the message says what is wrong, the hint what to do. Codes beside those below are on [Errors](errors.md).
+is stable, the message says what is wrong, the hint what to do. Where it was in a sandbox's life, `phase` says in which
+part of it. Codes beside those below, and the phases, are on [Errors](errors.md).
 Every answer carries `X-Request-ID`, the one that was sent or a new one; the log names it where something failed.
 
 **The worker.** All but `status` and `identity` is answered by a worker process that starts on first use (some seconds)
@@ -46,7 +47,7 @@ FRAMES = """### What comes out
 
 - `{"type": "accepted", "id", "op": "ask", "run_id", "session_id"}`: the run that works on it; its events follow.
 - `{"type": "ok", "id", "op", "run_id"}`: done.
-- `{"type": "error", "id", "op", "code", "message", "hint"}`: that one op failed; the socket stays usable.
+- `{"type": "error", "id", "op", "code", "message", "hint"}`, and `phase`: that one op failed; the socket stays usable.
 - `{"type": "events", "events": […]}`: [events](events.md) of one or more runs, each once and in order. At most 20 such
   frames a second while runs go on; as fast as they are read while catching up.
 - `{"type": "resync", "run_id", "since"}`: this reader was too slow to keep up; what follows comes from the store.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 
@@ -230,6 +231,38 @@ def test_a_model_that_writes_code_is_told_of_the_functions_in_its_sandbox_and_th
     run, _ = finish(scripted_workbench(engine, home=isolated).ask(asked))
     assert run.answer == "2"
     assert "add_buffer(name, text)" in engine.prompts[0]
+
+
+def test_a_cell_is_known_by_the_digest_of_all_its_code_and_by_how_it_ended(home):
+    long = "text = '" + "x" * 40_000 + "'"
+    cells = ["1 / 0", "def broken(:", long, "print('seen')", "SUBMIT(answer='done')"]
+
+    def script(prompt: str) -> str:
+        step = next(n for n in range(1, 20) if f"## ]]\n{n}/" in prompt)
+        return code(cells[step - 1])
+
+    run, tree = finish(start(script, home)[0])
+    assert run.answer == "done"
+    found = [call for call in tree.calls.values() if call.kind == "code"]
+    assert [call.result for call in found] == ["exception", "exception", "nothing", "output", "final"]
+    digests = [hashlib.sha256(text.encode()).hexdigest()[:16] for text in cells]
+    assert [call.code_sha256 for call in found] == digests
+    assert found[2].inputs["code"] != long
+    errors = [call.error for call in found if call.error]
+    assert [(error.code, error.phase) for error in errors] == [("sandbox_code_failed", "execute")] * 2
+    assert "ZeroDivisionError" in errors[0].text
+    assert {call.code_sha256 + call.result for call in tree.calls.values() if call.kind != "code"} == {""}
+
+
+def test_a_run_whose_sandbox_is_lost_ends_with_the_phase_and_so_does_the_cell(isolated):
+    run, tree = finish(start(lambda prompt: code("import os; os._exit(9)"), isolated)[0])
+    assert run.error is not None
+    cell = next(call for call in tree.calls.values() if call.kind == "code")
+    assert cell.error is not None
+    for error in (run.error, cell.error):
+        assert (error.code, error.phase) == ("sandbox_lost", "execute")
+        assert error.hint
+    assert cell.result == ""
 
 
 def test_cancel_while_a_cell_runs_ends_the_run_within_a_second(isolated):

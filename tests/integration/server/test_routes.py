@@ -12,9 +12,10 @@ import requests
 from jupyter_process import wait_until
 from worker_thread import WorkerThread, talk
 
+from fleet_rlm_jupyter.connection import error_of
 from fleet_rlm_jupyter.domain.api import API
 from fleet_rlm_jupyter.domain.calls import fold
-from fleet_rlm_jupyter.domain.errors import SandboxUnavailable
+from fleet_rlm_jupyter.domain.errors import ErrorText, SandboxUnavailable
 from fleet_rlm_jupyter.domain.events import CallStarted, Event
 from fleet_rlm_jupyter.server.routes import ROUTES
 from fleet_rlm_jupyter.settings import Settings, StoreSettings
@@ -114,7 +115,19 @@ def test_what_was_said_is_in_turns_stats_events_tree_and_record(worker, session)
     shown = worker.ask("GET", f"/runs/{run_id}/tree").json()
     assert [call["id"] for call in shown["calls"]] == list(tree.calls)
     assert (shown["status"], shown["answer"], shown["last_seq"]) == ("done", "yes", tree.last_seq)
+    digest = hashlib.sha256(b"SUBMIT(answer='yes')").hexdigest()[:16]
+    (cell,) = [call for call in shown["calls"] if call["kind"] == "code"]
+    assert (cell["code_sha256"], cell["result"]) == (digest, "final")
+    assert [box["state"] for box in shown["sandboxes"].values()] == [box.state for box in tree.sandboxes.values()]
     assert run_id in worker.ask("GET", "/runs", params={"session_id": session}).text
+
+
+def test_a_problem_says_in_which_phase_of_a_sandbox_and_is_that_error_again_at_the_client(worker):
+    body = {"question": "?", "mode": "rlm_only", "repo_url": "file:///nowhere/at-all"}
+    problem = worker.ask("POST", "/runs", json=body).json()
+    assert (problem["code"], problem["phase"]) == ("bad_request", "clone")
+    assert ErrorText.of(error_of(problem)).phase == "clone"
+    assert error_of({**problem, "phase": "one of a newer server"}).phase == ""
 
 
 def test_a_long_value_is_fetched_in_full_by_its_id(worker):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import time
@@ -223,7 +224,24 @@ def test_golden_trace(trace):
 
 
 def test_there_are_golden_traces_for_the_ways_a_run_can_go():
-    assert {path.stem for path in DATA.glob("*.jsonl")} >= {"plain", "failed_sibling", "over_budget", "optimized"}
+    known = {"plain", "failed_sibling", "over_budget", "kept_session", "optimized", "lost_sandbox"}
+    assert {path.stem for path in DATA.glob("*.jsonl")} >= known
+
+
+def test_the_tree_knows_cells_by_their_code_and_says_how_they_ended_and_in_which_phase_a_sandbox_failed():
+    lines = (DATA / "lost_sandbox.jsonl").read_text(encoding="utf-8").splitlines()
+    tree = fold(Event.decode(line) for line in lines)
+    cells = [call for _, call in tree.walk() if call.kind == "code"]
+    assert [cell.result for cell in cells] == ["exception", "output", "final", ""]
+    assert cells[0].code_sha256 == hashlib.sha256(cells[0].inputs["code"].encode()).hexdigest()[:16]
+    assert [cell.error.phase for cell in cells if cell.error] == ["execute", "execute"]
+    assert [cell.error.code for cell in cells if cell.error] == ["sandbox_code_failed", "sandbox_lost"]
+    assert tree.error is not None
+    assert (tree.error.code, tree.error.phase) == ("sandbox_lost", "execute")
+    child = tree.sandboxes["sb-2"].child
+    assert child is not None
+    assert child.lease is not None
+    assert (child.lease.depth, child.cleanup, child.cleanup_error[:13]) == (0, "incomplete", "a child leave")
 
 
 def test_an_rlm_knows_what_it_and_everything_below_it_spent():

@@ -9,14 +9,20 @@ import pytest
 from fleet_rlm_jupyter.domain import errors
 from fleet_rlm_jupyter.domain.errors import (
     BadPath,
+    Cancelled,
+    DepthExceeded,
     EndsRun,
     ErrorText,
     FleetError,
     ForModel,
     ForUser,
+    ModelFailed,
     SandboxError,
+    SandboxLost,
+    SandboxUnavailable,
     ServerUnavailable,
     StoreFailed,
+    during,
 )
 
 ALL = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, FleetError)]
@@ -46,3 +52,26 @@ def test_any_other_error_is_internal_and_names_the_next_step():
     text = ErrorText.of(KeyError("x"))
     assert (text.code, text.text) == ("internal", "KeyError: 'x'")
     assert "--debug" in text.hint
+
+
+def test_the_narrowest_phase_counts_and_an_error_has_that_of_what_it_came_from():
+    with pytest.raises(SandboxLost) as caught, during("create"), during("connect"):
+        raise SandboxLost("gone")
+    assert caught.value.phase == "connect"
+    with pytest.raises(SandboxUnavailable) as outer, during("resume"):
+        raise SandboxUnavailable("no Python starts") from caught.value
+    assert (outer.value.phase, ErrorText.of(outer.value).phase) == ("connect", "connect")
+    assert SandboxLost("another").phase == ""
+
+
+@pytest.mark.parametrize("error", [Cancelled("stop"), ModelFailed("no"), DepthExceeded("deep"), KeyError("x")])
+def test_what_only_passes_through_a_phase_did_not_fail_in_it(error):
+    with pytest.raises(type(error)), during("execute"):
+        raise error
+    assert ErrorText.of(error).phase == ""
+
+
+def test_an_error_without_a_phase_is_written_as_before_and_read_whatever_is_new_about_it():
+    said = ErrorText.of(BadPath("gone", "look"))
+    assert said.model_dump_json() == '{"code":"bad_path","text":"gone","hint":"look"}'
+    assert ErrorText.model_validate({**said.model_dump(), "newer": 1}) == said

@@ -15,7 +15,7 @@ from fleet_rlm_jupyter.kernel.bundle import MOST_BYTES, run_json
 from fleet_rlm_jupyter.kernel.page import as_html, as_text
 
 DATA = Path(__file__).parents[2] / "data"
-GOLDEN = ("plain", "failed_sibling", "over_budget", "kept_session", "optimized")
+GOLDEN = ("plain", "failed_sibling", "over_budget", "kept_session", "optimized", "lost_sandbox")
 TAGS = {"div", "span", "strong", "br", "details", "summary", "ul", "li", "pre"}
 VOID = {"br"}
 
