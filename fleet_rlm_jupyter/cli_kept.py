@@ -111,9 +111,16 @@ def replay(run_id: str, speed: float | None, as_json: bool) -> None:
     fleet.terminal.print_end(turn.run)
 
 
+_SANDBOX_TOLD = {
+    "ended": "its sandbox was ended",
+    "none": "it had no sandbox",
+    "left": "its sandbox could not be reached and ends when it is idle",
+}
+
+
 @click.group()
 def sessions() -> None:
-    """Sessions that are kept: list, show, resume, export, import, prune."""
+    """Sessions that are kept: list, show, resume, export, import, delete, prune."""
 
 
 @sessions.command("list")
@@ -193,6 +200,28 @@ def import_session(path: str) -> None:
     with _store() as store:
         made = fleet.store.exports.import_session(store.database(), OWNER, Path(path).read_bytes())
     click.echo(made.session_id)
+
+
+@sessions.command("delete")
+@click.argument("session_id")
+@_json_option
+def delete_session(session_id: str, as_json: bool) -> None:
+    """Forget a session with all its runs and end its sandbox; what it wrote to the volume stays.
+
+    SESSION_ID may be the beginning of one.
+    """
+    bench = fleet.Workbench(fleet.settings.load())
+    try:
+        with _store() as store:
+            session_id = store.sessions(OWNER).find(session_id).session_id
+        gone = bench.sessions.delete(session_id)
+    finally:
+        bench.close()
+    if as_json:
+        _print_json(gone.model_dump(mode="json"))
+        return
+    stays = f"; its files stay on the volume {gone.volume} in {gone.folder}" if gone.volume else ""
+    click.echo(f"{session_id} forgotten; {_SANDBOX_TOLD[gone.sandbox]}{stays}")
 
 
 @sessions.command("prune")

@@ -15,6 +15,7 @@ _MODULES = {
     "completion",
     "connect",
     "display",
+    "export",
     "handles",
     "looks",
     "magics",

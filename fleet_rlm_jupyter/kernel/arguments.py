@@ -71,6 +71,8 @@ SUBCOMMANDS = {
     "runs": "The newest runs, those of earlier kernels too: `%fleet runs [WORDS]` searches.",
     "replay": "Show a run again, also of an earlier kernel; the last by default: `%fleet replay [RUN_ID] [--speed N]`.",
     "resume": "Go on with a session of before, the last by default: `%fleet resume [ID | off]`.",
+    "export": "Write a session with its turns and runs as JSON, by default this notebook's into SESSION.json: "
+    "`%fleet export [SESSION] [PATH.json]`.",
     "memory": "What later questions are told: `%fleet memory [add [KIND:] TEXT | approve ID | reject ID | delete ID]`.",
     "sandboxes": "Your sandboxes, of this kernel and its server: `%fleet sandboxes [stop ID | archive ID | start ID | "
     "resize ID cpu=N memory=N disk=N | prune]`.",

@@ -157,6 +157,7 @@ class FleetMagics(Magics):
             "runs": self._runs,
             "replay": self._replay,
             "resume": self._resume,
+            "export": self._export,
             "memory": self._memory,
             "sandboxes": self._sandboxes,
             "doctor": self._doctor,
@@ -217,6 +218,9 @@ class FleetMagics(Magics):
 
     def _resume(self, words: list[str]) -> None:
         _print(fleet.kernel.resume.lines(_notebook(), words))
+
+    def _export(self, words: list[str]) -> None:
+        _print(fleet.kernel.export.lines(_notebook(), words))
 
     def _memory(self, words: list[str]) -> None:
         _print(fleet.kernel.memory.lines(_notebook(), words))

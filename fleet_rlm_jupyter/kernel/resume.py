@@ -18,12 +18,12 @@ def lines(book: Notebook, words: list[str]) -> list[str]:
         raise BadRequest("one session is resumed at a time", "%fleet resume [ID | off]")
     server = book.place().server
     bench = book.remote(server) if server else book.bench()
-    found = bench.resume(_named(bench, words[0]) if words else _last(bench))
+    found = bench.resume(named(bench, words[0]) if words else _last(bench))
     book.session_id = found.session.session_id
     return [*resumed_lines(found), "questions of this notebook go on with it; %fleet resume off ends that"]
 
 
-def _named(bench: Workbench | RemoteWorkbench, prefix: str) -> str:
+def named(bench: Workbench | RemoteWorkbench, prefix: str) -> str:
     """The one that begins so among those last used; else it is a whole id, which a volume may know."""
     found = [one.session_id for one in bench.sessions.list(limit=200)[0] if one.session_id.startswith(prefix)]
     if len(found) > 1:

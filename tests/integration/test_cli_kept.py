@@ -105,6 +105,16 @@ def test_old_runs_and_sessions_are_pruned(fleet, kept):
     assert fleet("sessions", "list")[1] == ""
 
 
+def test_a_session_is_deleted_by_the_beginning_of_its_id_and_it_is_said_what_stays(fleet, kept):
+    told = f"{kept.session_id} forgotten; it had no sandbox; its files stay on the volume fleet-rlm in "
+    assert fleet("sessions", "delete", kept.session_id[:9])[1] == f"{told}sessions/{kept.session_id}\n"
+    assert fleet("sessions", "list")[1] == ""
+    assert fleet("replay", kept.run_id)[0] == 2
+    code_, _, err = fleet("sessions", "delete", kept.session_id, "--json")
+    assert code_ == 2
+    assert "no session" in err
+
+
 def test_sessions_are_listed_shown_exported_and_imported(fleet, kept):
     assert "numbers" in fleet("sessions", "list", "--search", "NUMB")[1]
     assert json.loads(fleet("sessions", "list", "--json")[1])["sessions"][0]["turns"] == 1

@@ -605,3 +605,16 @@ def test_a_session_of_before_is_gone_on_with(kernel):
     run(client, "%%fleet --var log -o again\nHow many lines are there?")
     assert session_id not in text_of(run(client, "print(again.run.session_id)"))
     assert "there is no session s-nobody" in text_of(run(client, "%fleet resume s-nobody"))
+
+
+def test_a_session_is_exported_beside_the_notebook_or_where_it_is_said(kernel):
+    _, client = kernel
+    run(client, "%%fleet --var log -o first\nHow many lines are there?")
+    own = text_of(run(client, "print(first.run.session_id)")).strip()
+    assert f"session {own} is in {own}.json" in text_of(run(client, "%fleet export"))
+    read = f"import json; print('How many lines' in json.dumps(json.load(open('{own}.json'))))"
+    assert text_of(run(client, read)).strip() == "True"
+    assert f"session {own} is in named.json" in text_of(run(client, f"%fleet export {own[:12]} named.json"))
+    assert "cannot be written" in text_of(run(client, "%fleet export gone/away.json"))
+    assert "there is no session" in text_of(run(client, "%fleet export s-nobody"))
+    assert "one session is exported" in text_of(run(client, "%fleet export a b c.json"))
