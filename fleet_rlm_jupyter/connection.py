@@ -61,8 +61,11 @@ class Connection:
         body: Any = None,
         query: Mapping[str, Any] | None = None,
         is_safe: bool | None = None,
+        seconds: float | None = None,
     ) -> Answer:
         """One request and its answer. One that is safe to repeat is repeated; by default all but POST.
+
+        `seconds` is how long the server may be silent, where it is longer than for most.
 
         Raises the error of the server by its code, ServerUnavailable where none answers.
         """
@@ -70,7 +73,7 @@ class Connection:
         headers = {} if raw is None else {"Content-Type": "application/json"}
 
         def once() -> Answer:
-            found = b"".join(self._pieces(self._request(method, path, raw, headers, query)))
+            found = b"".join(self._pieces(self._request(method, path, raw, headers, query, seconds)))
             return TypeAdapter(kind).validate_json(found or b"null")
 
         return once() if not (method != "POST" if is_safe is None else is_safe) else self._patiently(once)
@@ -153,15 +156,17 @@ class Connection:
         body: Any = None,
         headers: Mapping[str, str] | None = None,
         query: Mapping[str, Any] | None = None,
+        seconds: float | None = None,
     ) -> http.client.HTTPResponse:
         given = {name: _word(value) for name, value in (query or {}).items() if value is not None}
         target = self._path + path + (f"?{urlencode(given)}" if given else "")
         line: http.client.HTTPConnection
+        timeout = seconds or ANSWER_SECONDS
         if self._is_secure:
             context = ssl.create_default_context()
-            line = http.client.HTTPSConnection(self._host, self._port, timeout=ANSWER_SECONDS, context=context)
+            line = http.client.HTTPSConnection(self._host, self._port, timeout=timeout, context=context)
         else:
-            line = http.client.HTTPConnection(self._host, self._port, timeout=ANSWER_SECONDS)
+            line = http.client.HTTPConnection(self._host, self._port, timeout=timeout)
         try:
             with self._reached():
                 line.request(method, target, body, {**self._headers, **(headers or {}), "Connection": "close"})
