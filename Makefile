@@ -52,7 +52,8 @@ test: $(VENV)/.test ## the lanes that need nothing: unit, contract, integration,
 test-all: test other-lanes ## test, then the lanes that need something; says which are skipped and why
 
 other-lanes: $(VENV)/.test $(VENV)/.hub $(VENV)/.browser
-	@echo "lane attack: ran with make test (tests/contract/test_localdaytona_attacks.py and its neighbors)"
+	@echo "lane attack: runs"
+	@$(PYTEST) -n 2 --dist loadfile tests/attack
 	@echo "lane PostgreSQL: ran with make test where there is one (tests/contract/test_stores.py)"
 	@if [ -x $(PROXY) ]; then echo "lane Hub: runs"; else echo "lane Hub: skipped, it needs npm"; fi
 	@$(PYTEST) -n 2 --dist loadfile -m hub tests/hub

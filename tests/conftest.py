@@ -38,7 +38,7 @@ os.environ["JUPYTER_DATA_DIR"] = _DATA.name
 
 # The longest first: a file stays on one worker, and one that begins late would keep the others waiting for it.
 LONG_FILES = (
-    "test_kernel_stop.py", "test_ask_process.py", "test_sandboxes.py", "test_hostile_cells.py", "test_recipes.py",
+    "test_kernel_stop.py", "test_ask_process.py", "test_sandboxes.py", "test_recipes.py",
     "test_kernel_placement.py", "test_session_sandboxes.py", "test_localdaytona_process.py", "test_notebooks.py",
     "test_workbenches.py", "test_kernel_magics.py", "test_cli.py", "test_optimizations.py", "test_kernel_discovery.py",
     "test_access.py", "test_bounded_memory.py", "test_manifests.py", "test_load.py",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from contract.test_localdaytona_attacks import ATTACKS, NOT_STOPPED
+from attack.test_localdaytona_attacks import ATTACKS, NOT_STOPPED
 
 from fleet_rlm_jupyter.localdaytona.faults import FAULTS
 

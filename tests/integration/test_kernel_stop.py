@@ -311,6 +311,7 @@ class APart(Scene):
             self.reached.set()
 
 
+@pytest.mark.parametrize("place", [InThisProcess, OnAServer], indirect=True)  # a kernel asks its server
 @pytest.mark.parametrize("moment", PARTS)
 def test_a_stop_of_one_part_leaves_its_sibling_alone(place, model, moment):
     scene = APart(moment)
@@ -379,6 +380,7 @@ def test_after_a_stop_the_next_question_finds_the_files_or_is_told_that_they_are
     assert found.state == "reused" if cell == "yields" else found.state == "reused" or found.reason
 
 
+@pytest.mark.parametrize("place", [InThisProcess, OnAServer], indirect=True)  # a kernel asks its server
 def test_a_stop_that_races_with_the_end_leaves_one_end(place, model):
     model.script(lambda prompt: code("SUBMIT(answer='done')"))
     statuses = set()
