@@ -607,8 +607,9 @@ def test_a_session_of_before_is_gone_on_with(kernel):
     assert "there is no session s-nobody" in text_of(run(client, "%fleet resume s-nobody"))
 
 
-def test_a_session_is_exported_beside_the_notebook_or_where_it_is_said(kernel):
+def test_a_session_is_exported_beside_the_notebook_or_where_it_is_said(kernel, tmp_path):
     _, client = kernel
+    run(client, f"%cd -q {tmp_path}")
     run(client, "%%fleet --var log -o first\nHow many lines are there?")
     own = text_of(run(client, "print(first.run.session_id)")).strip()
     assert f"session {own} is in {own}.json" in text_of(run(client, "%fleet export"))
@@ -618,3 +619,5 @@ def test_a_session_is_exported_beside_the_notebook_or_where_it_is_said(kernel):
     assert "cannot be written" in text_of(run(client, "%fleet export gone/away.json"))
     assert "there is no session" in text_of(run(client, "%fleet export s-nobody"))
     assert "one session is exported" in text_of(run(client, "%fleet export a b c.json"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([f"{own}.json", "named.json"])
+    run(client, "%cd -q -")
