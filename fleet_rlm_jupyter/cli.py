@@ -15,6 +15,7 @@ import click
 
 import fleet_rlm_jupyter as fleet
 from fleet_rlm_jupyter import cli_kept, cli_memory, cli_optimizations, cli_programs, cli_sandboxes
+from fleet_rlm_jupyter.cli_parts import json_option
 
 EXIT_CODES = {"done": 0, "failed": 1, "over_budget": 3, "abstained": 4, "cancelled": 130}
 BAD_INPUT = 2
@@ -30,7 +31,6 @@ _settings_option = click.option(
     metavar="NAME=VALUE",
     help="Any setting, e.g. sandbox.memory_mb=4096; repeatable.",
 )
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout, nothing else.")
 _dataset_option = click.option("--dataset", required=True, help="Name of the dataset; `fleet datasets` lists them.")
 _metric_option = click.option(
     "--metric",
@@ -88,7 +88,7 @@ def app() -> None:
 @click.option("--depth", type=int, help="Deepest recursion.")
 @click.option("--sandboxes", type=int, help="Most sandboxes at the same time.")
 @_settings_option
-@_json_option
+@json_option
 @_debug_option
 def ask(question: str, as_json: bool, **given: Any) -> NoReturn:
     """Answer QUESTION over files, folders and URLs of any size.
@@ -107,7 +107,7 @@ def ask(question: str, as_json: bool, **given: Any) -> NoReturn:
 @_metric_option
 @_tolerance_option
 @_settings_option
-@_json_option
+@json_option
 @_debug_option
 def evaluate(program: str, as_json: bool, settings: tuple[str, ...], **given: Any) -> NoReturn:
     """Score PROGRAM (a name, or name@version) on the rows of a dataset."""
@@ -122,7 +122,7 @@ def evaluate(program: str, as_json: bool, settings: tuple[str, ...], **given: An
 @_metric_option
 @_tolerance_option
 @_settings_option
-@_json_option
+@json_option
 @_debug_option
 def optimize(program: str, as_json: bool, settings: tuple[str, ...], **given: Any) -> NoReturn:
     """Look for better instructions of PROGRAM on a dataset by GEPA; `--set budget.calls=N` bounds it.
@@ -135,7 +135,7 @@ def optimize(program: str, as_json: bool, settings: tuple[str, ...], **given: An
 @app.command()
 @click.argument("run_id")
 @_settings_option
-@_json_option
+@json_option
 @_debug_option
 def repeat(run_id: str, settings: tuple[str, ...], as_json: bool) -> NoReturn:
     """Ask again what the snapshot of run RUN_ID has, told the same and within its limits, on the model now in force."""
@@ -144,7 +144,7 @@ def repeat(run_id: str, settings: tuple[str, ...], as_json: bool) -> NoReturn:
 
 @app.command()
 @_settings_option
-@_json_option
+@json_option
 @_debug_option
 def doctor(settings: tuple[str, ...], as_json: bool) -> NoReturn:
     """Say what is configured, from where, whether it works, and what to do next."""
@@ -155,7 +155,7 @@ def doctor(settings: tuple[str, ...], as_json: bool) -> NoReturn:
 @click.option("--repo", metavar="URL", help="Repository to fetch and to put into the sandbox, too.")
 @click.option("--ref", metavar="REF", help="Its branch, tag or commit id; the default branch where left out.")
 @_settings_option
-@_json_option
+@json_option
 @_debug_option
 def smoke(repo: str | None, ref: str | None, settings: tuple[str, ...], as_json: bool) -> NoReturn:
     """Try one sandbox from its creation to its end, phase by phase: here, or on Daytona when that is configured."""

@@ -12,12 +12,12 @@ from typing import Any
 import click
 
 import fleet_rlm_jupyter as fleet
+from fleet_rlm_jupyter.cli_parts import json_option
 
 OWNER = "local"
 DAY_SECONDS = 86_400
 LONGEST_PAUSE_SECONDS = 5.0
 
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout, nothing else.")
 _limit_option = click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="Most lines.")
 _out_option = click.option("--output", "-o", type=click.Path(dir_okay=False), help="File to write; stdout otherwise.")
 _days_option = click.option(
@@ -34,7 +34,7 @@ def runs() -> None:
 @click.option("--search", default="", help="Only those with this in their question or id.")
 @click.option("--session", "session_id", help="Only those of this session.")
 @_limit_option
-@_json_option
+@json_option
 def list_runs(search: str, session_id: str | None, limit: int, as_json: bool) -> None:
     """List the newest runs."""
     with _store() as store:
@@ -48,7 +48,7 @@ def list_runs(search: str, session_id: str | None, limit: int, as_json: bool) ->
 
 @runs.command("show")
 @click.argument("run_id")
-@_json_option
+@json_option
 def show_run(run_id: str, as_json: bool) -> None:
     """Show how a run ended: answer, recursion tree and what it spent. RUN_ID may be the beginning of one."""
     with _store() as store:
@@ -127,7 +127,7 @@ def sessions() -> None:
 @click.option("--search", default="", help="Only those with this in their title.")
 @click.option("--archived", "is_archived", is_flag=True, help="Those that were archived.")
 @_limit_option
-@_json_option
+@json_option
 def list_sessions(search: str, is_archived: bool, limit: int, as_json: bool) -> None:
     """List the sessions that were last used."""
     with _store() as store:
@@ -141,7 +141,7 @@ def list_sessions(search: str, is_archived: bool, limit: int, as_json: bool) -> 
 
 @sessions.command("show")
 @click.argument("session_id")
-@_json_option
+@json_option
 def show_session(session_id: str, as_json: bool) -> None:
     """Show the turns of a session, and what they cost. SESSION_ID may be the beginning of one."""
     with _store() as store:
@@ -162,7 +162,7 @@ def show_session(session_id: str, as_json: bool) -> None:
 
 @sessions.command("resume")
 @click.argument("session_id")
-@_json_option
+@json_option
 def resume_session(session_id: str, as_json: bool) -> None:
     """Say what there is of a session after a restart; `fleet ask --session` goes on with it.
 
@@ -204,7 +204,7 @@ def import_session(path: str) -> None:
 
 @sessions.command("delete")
 @click.argument("session_id")
-@_json_option
+@json_option
 def delete_session(session_id: str, as_json: bool) -> None:
     """Forget a session with all its runs and end its sandbox; what it wrote to the volume stays.
 
@@ -242,7 +242,7 @@ def snapshots() -> None:
 
 
 @snapshots.command("list")
-@_json_option
+@json_option
 def list_snapshots(as_json: bool) -> None:
     """List the snapshots, the newest first; `fleet repeat` asks one again."""
     with _store() as store:

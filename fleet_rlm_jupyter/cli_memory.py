@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import click
 
 import fleet_rlm_jupyter as fleet
+from fleet_rlm_jupyter.cli_parts import json_option, opened_bench
 
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout, nothing else.")
 _ids = click.argument("memory_ids", metavar="MEMORY_ID...", nargs=-1, required=True)
 
 
@@ -23,11 +22,11 @@ def memory() -> None:
 @memory.command("list")
 @click.option("--state", type=click.Choice(["proposed", "approved", "rejected"]), help="Only those.")
 @click.option("--session", "session_id", help="Only those that hold in this session.")
-@_json_option
+@json_option
 def list_memory(state: str | None, session_id: str | None, as_json: bool) -> None:
     """List what is remembered, was proposed for that by a run, or was rejected; the newest first."""
-    with _memory() as kept:
-        found = kept.list(state, session_id)
+    with opened_bench() as bench:
+        found = bench.memory.list(state, session_id)
     if as_json:
         click.echo(json.dumps({"items": [item.model_dump(mode="json") for item in found]}, ensure_ascii=False))
         return
@@ -45,8 +44,8 @@ def list_memory(state: str | None, session_id: str | None, as_json: bool) -> Non
 @click.option("--session", "session_id", help="The session where it holds; all of them where left out.")
 def add_memory(text: str, kind: str, session_id: str | None) -> None:
     """Remember TEXT: it is approved with that, and later questions are told of it."""
-    with _memory() as kept:
-        _print(kept.add(text, kind, session_id))
+    with opened_bench() as bench:
+        _print(bench.memory.add(text, kind, session_id))
 
 
 @memory.command("approve")
@@ -76,20 +75,11 @@ def delete_memory(memory_ids: tuple[str, ...]) -> None:
 
 
 def _each(prefixes: tuple[str, ...], work: Callable[[Any, str], None]) -> None:
-    with _memory() as kept:
-        items = kept.list()
+    with opened_bench() as bench:
+        items = bench.memory.list()
         for item in [fleet.domain.memory.the_one(items, prefix) for prefix in prefixes]:
-            work(kept, item.memory_id)
+            work(bench.memory, item.memory_id)
 
 
 def _print(item: Any) -> None:
     click.echo(fleet.terminal.clean(fleet.domain.lines.memory_line(item)))
-
-
-@contextmanager
-def _memory() -> Generator[Any]:
-    opened = fleet.Workbench()
-    try:
-        yield opened.memory
-    finally:
-        opened.close()

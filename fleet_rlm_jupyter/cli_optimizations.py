@@ -8,7 +8,8 @@ import click
 
 import fleet_rlm_jupyter as fleet
 from fleet_rlm_jupyter.cli_kept import print_rows
-from fleet_rlm_jupyter.cli_programs import json_option, opened_bench, print_json, show_programs, split_option
+from fleet_rlm_jupyter.cli_parts import json_option, opened_bench, print_json
+from fleet_rlm_jupyter.cli_programs import show_programs, split_option
 
 _cursor_option = click.option("--cursor", type=click.IntRange(0), default=0, help="Of the page before.")
 _limit_option = click.option("--limit", type=click.IntRange(1, 500), default=20, show_default=True, help="Most rows.")

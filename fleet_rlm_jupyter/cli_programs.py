@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
 import fleet_rlm_jupyter as fleet
+from fleet_rlm_jupyter.cli_parts import json_option, opened_bench, print_json
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout, nothing else.")
 split_option = click.option("--split", type=click.Choice(["train", "val", "test"]), help="Only rows of this split.")
 
 
@@ -153,19 +151,6 @@ def show_programs(found: list[Any], as_json: bool = False) -> None:
         made = f"  from @{one.parent}" if one.parent else ""
         approved = "" if one.is_approved else "  not approved"
         click.echo(fleet.terminal.clean(f"{name}  {one.description}{scores}{made}{approved}"))
-
-
-@contextmanager
-def opened_bench() -> Generator[Any]:
-    opened = fleet.Workbench()
-    try:
-        yield opened
-    finally:
-        opened.close()
-
-
-def print_json(value: Any) -> None:
-    click.echo(json.dumps(value, ensure_ascii=False))
 
 
 def _in_a_line(one: Any) -> str:

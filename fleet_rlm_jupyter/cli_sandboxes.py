@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
 
 import fleet_rlm_jupyter as fleet
-
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout, nothing else.")
+from fleet_rlm_jupyter.cli_parts import json_option, opened_bench
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -31,10 +29,10 @@ def sandboxes(context: click.Context) -> None:
 
 
 @sandboxes.command("list")
-@_json_option
+@json_option
 def list_sandboxes(as_json: bool) -> None:
     """List the sandboxes of your sessions, newest first."""
-    with _bench() as bench:
+    with opened_bench() as bench:
         found = bench.live_sandboxes.list()
         is_remote = bench.settings.daytona.api_key is not None
     if as_json:
@@ -51,30 +49,30 @@ def list_sandboxes(as_json: bool) -> None:
 
 @sandboxes.command("stop")
 @click.argument("sandbox_id")
-@_json_option
+@json_option
 def stop_sandbox(sandbox_id: str, as_json: bool) -> None:
     """End a sandbox for good; a run in it fails with `sandbox_lost`. Files on the session's volume stay."""
-    with _bench() as bench:
+    with opened_bench() as bench:
         bench.live_sandboxes.stop(sandbox_id)
     click.echo(json.dumps({"stopped": sandbox_id}) if as_json else f"{sandbox_id} is stopped")
 
 
 @sandboxes.command("archive")
 @click.argument("sandbox_id")
-@_json_option
+@json_option
 def archive_sandbox(sandbox_id: str, as_json: bool) -> None:
     """Stop a session's sandbox and put it away: its files stay, and the session's next turn restores it."""
-    with _bench() as bench:
+    with opened_bench() as bench:
         bench.live_sandboxes.archive(sandbox_id)
     click.echo(json.dumps({"archived": sandbox_id}) if as_json else f"{sandbox_id} is archived")
 
 
 @sandboxes.command("start")
 @click.argument("sandbox_id")
-@_json_option
+@json_option
 def start_sandbox(sandbox_id: str, as_json: bool) -> None:
     """Start one that is stopped or archived, or recover it from an error; it stops again when it is idle."""
-    with _bench() as bench:
+    with opened_bench() as bench:
         bench.live_sandboxes.start(sandbox_id)
     click.echo(json.dumps({"started": sandbox_id}) if as_json else f"{sandbox_id} is started")
 
@@ -82,19 +80,19 @@ def start_sandbox(sandbox_id: str, as_json: bool) -> None:
 @sandboxes.command("resize")
 @click.argument("sandbox_id")
 @_size_options
-@_json_option
+@json_option
 def resize_sandbox(sandbox_id: str, cpu: int | None, memory: int | None, disk: int | None, as_json: bool) -> None:
     """Stop a session's sandbox and give it another size; the session's next turn starts it. Disks only grow."""
-    with _bench() as bench:
+    with opened_bench() as bench:
         bench.live_sandboxes.resize(sandbox_id, cpu, memory, disk)
     click.echo(json.dumps({"resized": sandbox_id}) if as_json else f"{sandbox_id} is resized, and stopped")
 
 
 @sandboxes.command("snapshots")
-@_json_option
+@json_option
 def list_snapshots(as_json: bool) -> None:
     """List what sandboxes can be made of at Daytona (sandbox.snapshot)."""
-    with _bench() as bench:
+    with opened_bench() as bench:
         found = bench.sandbox_snapshots.list()
     if as_json:
         click.echo(json.dumps({"snapshots": [one.model_dump(mode="json") for one in found]}))
@@ -108,7 +106,7 @@ def list_snapshots(as_json: bool) -> None:
 @click.option("--image", metavar="IMAGE", help="What it begins with; python:3.12-slim where left out.")
 @click.option("--package", "packages", metavar="NAME", multiple=True, help="For pip; else numpy, pandas, pyarrow.")
 @_size_options
-@_json_option
+@json_option
 def build_snapshot(
     name: str, image: str | None, packages: tuple[str, ...], cpu: int | None, memory: int | None, disk: int | None,
     as_json: bool,
@@ -122,7 +120,7 @@ def build_snapshot(
         for line in text.splitlines():
             click.echo(fleet.terminal.clean(line), err=True)
 
-    with _bench() as bench:
+    with opened_bench() as bench:
         built = bench.sandbox_snapshots.build(name, **given, on_log=tell)
     if as_json:
         click.echo(built.model_dump_json())
@@ -132,18 +130,9 @@ def build_snapshot(
 
 
 @sandboxes.command("prune")
-@_json_option
+@json_option
 def prune_sandboxes(as_json: bool) -> None:
     """Delete what processes that are gone left behind at Daytona, as happens by itself every ten minutes of use."""
-    with _bench() as bench:
+    with opened_bench() as bench:
         count = bench.live_sandboxes.prune()
     click.echo(json.dumps({"pruned": count}) if as_json else f"{count} sandbox{'' if count == 1 else 'es'} deleted")
-
-
-@contextmanager
-def _bench() -> Generator[Any]:
-    opened = fleet.Workbench(fleet.settings.load())
-    try:
-        yield opened
-    finally:
-        opened.close()
