@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
-from worker_thread import WorkerThread
 
 from fleet_rlm_jupyter.domain.errors import BadRequest, NoSuchMemory, NoSuchSession
 from fleet_rlm_jupyter.domain.events import MemoryRecalled
@@ -13,10 +10,11 @@ from fleet_rlm_jupyter.domain.memory import MEMORY_CHARS, the_one
 from fleet_rlm_jupyter.domain.question import Question
 from fleet_rlm_jupyter.engine.ask import TOLD_OF_MEMORY
 from fleet_rlm_jupyter.engine.offline import recipes_lm
-from fleet_rlm_jupyter.remote import RemoteWorkbench
 from fleet_rlm_jupyter.settings import Settings, StoreSettings
-from fleet_rlm_jupyter.testing import ScriptedEngine, UnisolatedSandboxes, code, scripted_models, scripted_workbench
+from fleet_rlm_jupyter.testing import ScriptedEngine, UnisolatedSandboxes, code, scripted_models
 from fleet_rlm_jupyter.workbench import Workbench
+
+pytest_plugins = ["contract.workbenches_fixture"]
 
 PLAIN = "[[ ## answer ## ]]\n42\n\n[[ ## completed ## ]]"
 KEY = "sk-" + "abcdefgh" * 4
@@ -31,37 +29,6 @@ def reply(prompt: str) -> str:
     if "suggest notes" in prompt:
         return code("said = [propose_memory(text=text) for text in context]\nSUBMIT(answer=str(said))")
     return code("SUBMIT(answer='42')")
-
-
-@pytest.fixture(scope="module")
-def engine():
-    return ScriptedEngine(reply)
-
-
-@pytest.fixture(scope="module")
-def worker(engine):
-    thread = WorkerThread(scripted_workbench(engine))
-    yield thread
-    thread.close()
-
-
-@pytest.fixture(params=["here", "remote"])
-def seen(request, worker):
-    """The Workbench as a user of that name sees it; of this test alone."""
-    numbers = itertools.count()
-
-    def as_user(name: str = f"ann{next(numbers)}"):
-        user = f"{request.param} {request.node.name} {name}"
-        if request.param == "here":
-            return worker.bench.seen_by(user)
-        return RemoteWorkbench(worker.url, headers=worker.headers(user))
-
-    return as_user
-
-
-@pytest.fixture
-def bench(seen):
-    return seen()
 
 
 @pytest.fixture

@@ -7,49 +7,25 @@ import time
 
 import dspy
 import pytest
-from worker_thread import WorkerThread
 
 from fleet_rlm_jupyter.domain.errors import BadRequest, KeyReused, NoSuchRun
 from fleet_rlm_jupyter.domain.events import Limits
 from fleet_rlm_jupyter.domain.program import Trial
 from fleet_rlm_jupyter.domain.question import Question
-from fleet_rlm_jupyter.remote import RemoteWorkbench
 from fleet_rlm_jupyter.settings import Settings, StoreSettings
 from fleet_rlm_jupyter.store.database import Database
 from fleet_rlm_jupyter.store.tables import SNAPSHOTS
-from fleet_rlm_jupyter.testing import ScriptedEngine, UnisolatedSandboxes, scripted_models, scripted_workbench
+from fleet_rlm_jupyter.testing import ScriptedEngine, UnisolatedSandboxes, scripted_models
 from fleet_rlm_jupyter.workbench import Workbench
+
+pytest_plugins = ["contract.workbenches_fixture"]
 
 ANSWER = "[[ ## answer ## ]]\n42\n\n[[ ## completed ## ]]"
 KEY = "sk-" + "abcdefgh" * 4
 
 
-@pytest.fixture(scope="module")
-def engine():
-    return ScriptedEngine(lambda prompt: ANSWER)
-
-
-@pytest.fixture(scope="module")
-def worker(engine):
-    thread = WorkerThread(scripted_workbench(engine))
-    yield thread
-    thread.close()
-
-
-@pytest.fixture(params=["here", "remote"])
-def seen(request, worker):
-    def as_user(name: str = "ann"):
-        user = f"{request.param} {request.node.name} {name}"
-        if request.param == "here":
-            return worker.bench.seen_by(user)
-        return RemoteWorkbench(worker.url, headers=worker.headers(user))
-
-    return as_user
-
-
-@pytest.fixture
-def bench(seen):
-    return seen()
+def reply(prompt):
+    return ANSWER
 
 
 def ask(bench, text="how many?", limits=None, **more):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from worker_thread import WorkerThread
@@ -25,9 +25,18 @@ def worker(engine: ScriptedEngine) -> Iterator[WorkerThread]:
 
 
 @pytest.fixture(params=["here", "remote"])
-def bench(request: pytest.FixtureRequest, worker: WorkerThread) -> Workbench | RemoteWorkbench:
-    """As a user sees it whom no other test has."""
-    user = f"{request.param} {request.node.name}"
-    if request.param == "here":
-        return worker.bench.seen_by(user)
-    return RemoteWorkbench(worker.url, headers=worker.headers(user))
+def seen(request: pytest.FixtureRequest, worker: WorkerThread) -> Callable[..., Workbench | RemoteWorkbench]:
+    """The Workbench as a user of that name sees it, whom no other test has."""
+
+    def as_user(name: str = "ann") -> Workbench | RemoteWorkbench:
+        user = f"{request.param} {request.node.name} {name}"
+        if request.param == "here":
+            return worker.bench.seen_by(user)
+        return RemoteWorkbench(worker.url, headers=worker.headers(user))
+
+    return as_user
+
+
+@pytest.fixture
+def bench(seen: Callable[..., Workbench | RemoteWorkbench]) -> Workbench | RemoteWorkbench:
+    return seen()
