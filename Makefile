@@ -19,6 +19,9 @@ PYTEST := PYTHONSAFEPATH=1 $(BIN)/pytest
 # `make test PARALLEL=` runs them one after the other.
 PARALLEL ?= -n 3 --dist loadfile --no-loadscope-reorder
 
+# Compiled once, and not again by each of the many processes that tests start.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup dev demo check test test-all other-lanes soak bench lab
 

@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iter
 from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar
 
+from fleet_rlm_jupyter.deferred import uncollected
 from fleet_rlm_jupyter.domain.errors import SandboxUnavailable
 from fleet_rlm_jupyter.domain.ports import Isolation
 from fleet_rlm_jupyter.sandbox import local
@@ -204,5 +205,6 @@ async def _over(stream: AsyncGenerator[bytes]) -> None:
 
 
 async def _made(make: Callable[[], _T]) -> _T:
-    """Make something on the loop's thread."""
-    return make()
+    """Make something of the SDK on the loop's thread, which imports most of it."""
+    with uncollected():
+        return make()

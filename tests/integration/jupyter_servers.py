@@ -21,12 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import websocket
+from jupyter_process import START, lean
 
 SECONDS = 60
 APPS = {
-    "jupyter server": ("jupyter_server",),
-    "JupyterLab": ("jupyterlab", "--LabApp.news_url=None"),
-    "Notebook 7": ("notebook",),
+    "jupyter server": ("-c", START),
+    "JupyterLab": ("-m", "jupyterlab", "--LabApp.news_url=None"),
+    "Notebook 7": ("-m", "notebook"),
 }  # fmt: skip
 
 Outputs = list[dict[str, Any]]
@@ -78,10 +79,11 @@ class JupyterServer(JupyterAt):
             "JUPYTER_CONFIG_DIR": str(home / "config"),
             "JUPYTER_DATA_DIR": str(home / "data"),
             "IPYTHONDIR": str(home / "ipython"),
+            **(lean(home) if app == "jupyter server" else {}),
         }
         self.log = home / "server.log"
         command = [
-            *([sys.executable, "-m", *APPS[app]] if isinstance(app, str) else app),
+            *([sys.executable, *APPS[app]] if isinstance(app, str) else app),
             "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1",
             "--ServerApp.port=0", f"--ServerApp.root_dir={self.root}", f"--IdentityProvider.token={self.token}",
             *([] if has_fleet else ["--ServerApp.jpserver_extensions={'fleet_rlm_jupyter': False}"]), *arguments,

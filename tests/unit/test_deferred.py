@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import importlib
 import subprocess
 import sys
 
 import pytest
 
-from fleet_rlm_jupyter.deferred import defer
+from fleet_rlm_jupyter.deferred import defer, uncollected
 
 SOURCE = """
 import threading
@@ -76,3 +78,20 @@ def test_a_workbench_does_not_wait_for_the_grammar_of_iris_and_they_are_checked_
         "assert 'lark' in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_nothing_is_collected_while_much_is_imported_and_an_error_does_not_leave_it_so():
+    with uncollected():
+        assert not gc.isenabled()
+        with uncollected():
+            pass
+        assert not gc.isenabled(), "the inner one leaves it to the outer"
+    assert gc.isenabled()
+    with contextlib.suppress(ImportError), uncollected():
+        raise ImportError
+    assert gc.isenabled()
+    gc.disable()
+    with uncollected():
+        pass
+    assert not gc.isenabled(), "whose program collects nothing is not made to"
+    gc.enable()
