@@ -45,7 +45,7 @@ def defer(name: str, function: str) -> None:
 
 @contextlib.contextmanager
 def uncollected() -> Iterator[None]:
-    """What is imported stays: meanwhile the garbage collector does not walk it again and again, for a tenth of the time.
+    """What is imported stays: meanwhile the collector does not walk it again and again, for a tenth of the time.
 
     Of two threads in it, the first to leave turns the collector on again.
     """

@@ -11,6 +11,13 @@ from typing import Any
 
 Policy = Callable[[str], str]
 
+DEAF = """
+import ctypes
+lock, acquire = ctypes.create_string_buffer(64), ctypes.PyDLL(None).pthread_mutex_lock
+acquire(lock), acquire(lock)
+"""
+"""A cell that waits in C for itself and holds the interpreter: it hears no signal, like a loop in C, and uses no CPU."""
+
 
 class ScriptedModel:
     """`policy` answers a prompt, `calls` counts them; `settings` are those of a run that uses it. For `with`."""

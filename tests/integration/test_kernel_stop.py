@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import pytest
 from integration.jupyter_servers import JupyterServer, text_of, until
-from scripted_model import ScriptedModel
+from scripted_model import DEAF, ScriptedModel
 
 from fleet_rlm_jupyter.domain.events import Event
 from fleet_rlm_jupyter.domain.session import Run
@@ -23,8 +23,6 @@ from fleet_rlm_jupyter.testing import code, scripted_workbench
 from fleet_rlm_jupyter.workbench import LiveRun, Question, Workbench
 
 SOON, KILLED = 1.0, 8.0
-DEAF = "print('here', flush=True)\nsum(range(10**13))"
-"""A loop in C that never looks for signals."""
 
 
 def is_planner(prompt: str) -> bool:
@@ -77,7 +75,7 @@ class InACell(Scene):
 
 class InACellThatIsDeaf(Scene):
     def policy(self, prompt: str) -> str:
-        return code(DEAF)
+        return code(f"print('here', flush=True)\n{DEAF}")
 
 
 class InASubQuery(Scene):
@@ -365,7 +363,7 @@ def test_a_stop_just_before_a_cell_begins_is_not_lost(moment):
 @pytest.mark.parametrize("cell", ["yields", "is deaf"])
 def test_after_a_stop_the_next_question_finds_the_files_or_is_told_that_they_are_lost(place, model, cell):
     scene = InACell()
-    goes_on = "import time\ntime.sleep(60)" if cell == "yields" else "sum(range(10**13))"
+    goes_on = "import time\ntime.sleep(60)" if cell == "yields" else DEAF
     model.script(lambda prompt: code(f"open('kept.txt', 'w').write('kept')\nprint('here', flush=True)\n{goes_on}"))
     run = place.ask(f"anything that {cell}?", scene.see)
     assert scene.reached.wait(30)
