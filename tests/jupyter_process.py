@@ -118,7 +118,7 @@ class JupyterProcess:
 def lean(folder: Path) -> dict[str, str]:
     """The environment of a server without the extensions that most tests have no use for; they take two seconds."""
     config = folder / "lean" / "jupyter_server_config.d"
-    config.mkdir(parents=True)
+    config.mkdir(parents=True, exist_ok=True)
     left_out = {"ServerApp": {"jpserver_extensions": dict.fromkeys(LEFT_OUT, False)}}
     (config / "left_out.json").write_text(json.dumps(left_out))
     return {"JUPYTER_CONFIG_PATH": str(folder / "lean")}  # before that of the venv, which turns them on

@@ -16,7 +16,7 @@ import ctypes
 lock, acquire = ctypes.create_string_buffer(64), ctypes.PyDLL(None).pthread_mutex_lock
 acquire(lock), acquire(lock)
 """
-"""A cell that waits in C for itself and holds the interpreter: it hears no signal, like a loop in C, and uses no CPU."""
+"""A cell that waits in C for itself and holds the interpreter: deaf to signals like a loop in C, but it uses no CPU."""
 
 
 class ScriptedModel:

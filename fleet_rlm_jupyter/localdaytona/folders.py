@@ -99,13 +99,22 @@ def temporary() -> str:
     return chosen if len(chosen) <= _LONGEST_PARENT else "/tmp"  # sockets need a short path
 
 
+def etc_folders(root: str = "") -> list[str]:
+    """The folders of the /etc below `root` that a sandbox mounts: no link leads there, so it is the same elsewhere."""
+    paths = {name: f"{root}/etc/{name}" for name in _ETC_FOLDERS}
+    return [name for name, path in paths.items() if os.path.isdir(path) and os.path.realpath(path) == path]
+
+
 def _copy_etc(etc: Path) -> None:
     etc.mkdir(parents=True)
     for name in _ETC_FILES:
         with contextlib.suppress(OSError):
             shutil.copyfile(f"/etc/{name}", etc / name)
     if sys.platform == "linux":
-        for name in _ETC_FOLDERS:
+        mounted = etc_folders()
+        for name in mounted:
+            (etc / name).mkdir(parents=True)
+        for name in sorted(set(_ETC_FOLDERS) - set(mounted)):
             with contextlib.suppress(OSError, shutil.Error):
                 shutil.copytree(f"/etc/{name}", etc / name, symlinks=True, ignore_dangling_symlinks=True)
     lines = {

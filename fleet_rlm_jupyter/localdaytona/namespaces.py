@@ -6,6 +6,7 @@ import signal
 import stat
 
 from fleet_rlm_jupyter.localdaytona import linux, seccomp
+from fleet_rlm_jupyter.localdaytona.folders import etc_folders
 from fleet_rlm_jupyter.localdaytona.plan import BIN, HOME, INSIDE_UID, MOST_PROCESSES, SandboxPlan
 from fleet_rlm_jupyter.localdaytona.volumes import open_inside
 
@@ -102,6 +103,8 @@ def _stage(plan: SandboxPlan, volumes: list[int]) -> list[str]:
     bind(f"{_OLD}{plan.folder}/home", HOME, read_only=False)
     bind(f"{_OLD}{plan.folder}/tmp", "/tmp", read_only=False)
     bind(f"{_OLD}{plan.shared}/etc", "/etc", read_only=True)
+    for name in etc_folders(_OLD):
+        bind(f"{_OLD}/etc/{name}", f"/etc/{name}", read_only=True)
     bind(f"{_OLD}{plan.shared}/bin", BIN, read_only=True)
     for path in _SYSTEM:
         old = _OLD + path

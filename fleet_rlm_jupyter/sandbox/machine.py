@@ -28,7 +28,8 @@ GUEST = ".fleet/fleet_guest.zip"
 # A volume shows below /home/daytona; where that is not the working folder, as on some images, only there.
 _LAYOUT = (
     'pwd; for d in "$PWD/volume" /home/daytona/volume; do [ -d "$d" ] && break; d="$PWD"; done; '
-    'for r in memory artifacts buffers meta; do mkdir -p "$d/$r"; [ -e "$r" ] || ln -s "$d/$r" "$r"; done; echo "$d"'
+    'set -- "$d/memory" "$d/artifacts" "$d/buffers" "$d/meta"; mkdir -p "$@"; '
+    '[ "$d" = "$PWD" ] || ln -s "$@" . 2>/dev/null; echo "$d"'  # what is there already stays
 )
 _RECONNECT_AFTER = (0.0, 0.1, 0.3, 1.0, 3.0, 5.0, 10.0)
 
