@@ -19,7 +19,7 @@ PYTEST := PYTHONSAFEPATH=1 $(BIN)/pytest
 # `make test PARALLEL=` runs them one after the other.
 PARALLEL ?= -n 3 --dist loadfile --no-loadscope-reorder
 
-# Compiled once, and not again by each of the many processes that tests start.
+# What is compiled once is kept, and not compiled again by each of the many processes that tests start.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
@@ -107,18 +107,18 @@ $(VENV)/.dev: $(SOURCES) | $(BIN)/python
 	@$(call install,dev,.[dev],run test dev)
 
 # $(call install,NAME,WHAT,NAMES IN IT). $(VENV)/.NAME is the pyproject.toml that was installed with these extras: while
-# it is the same, only our own files are put in place again. An editable install stays one. Bytecode is compiled now:
-# without it every start of `fleet` pays for it where a user may not write to the package.
+# it is the same, only our own files are put in place again. An editable install stays one. Bytecode is left to what
+# imports a module first: most are never imported, and to compile all takes as long as half the install.
 define install
 	set -e; \
 	if $(IS_EDITABLE); then mode=--editable; else mode=; fi; \
 	if ! cmp -s pyproject.toml $(VENV)/.$(1); then \
 		echo "installing $(2)"; \
-		$(BIN)/python -m pip install --quiet --compile $$mode '$(2)'; \
+		$(BIN)/python -m pip install --quiet --no-compile $$mode '$(2)'; \
 		for extra in $(3); do cp pyproject.toml $(VENV)/.$$extra; done; \
 	elif [ -z "$$mode" ]; then \
 		echo "installing the changed package"; \
-		$(BIN)/python -m pip install --quiet --compile --no-deps --force-reinstall .; \
+		$(BIN)/python -m pip install --quiet --no-compile --no-deps --force-reinstall .; \
 	fi; \
 	for extra in run lab test hub browser dev; do if cmp -s pyproject.toml $(VENV)/.$$extra; then touch $(VENV)/.$$extra; fi; done
 endef

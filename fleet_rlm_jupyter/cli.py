@@ -279,19 +279,19 @@ def _show_run(live: Any, ended: Any) -> None:
 
 
 def _followed(bench: Any, begin: Callable[[Any], Any], show: Callable[[Any, Any], None], as_json: bool) -> int:
-    """Watch a run to its end, close its Workbench, and print how it ended; the exit code."""
+    """Watch a run to its end, print how it ended, and close its Workbench, which takes a moment; the exit code."""
     try:
         with fleet.terminal.Progress() as progress:
             live = begin(progress.show)
             ended = _wait(live)
+        if ended.not_kept:
+            click.echo(f"this run is not kept: {fleet.terminal.clean(ended.not_kept)}", err=True)
+        if as_json:
+            click.echo(json.dumps(fleet.terminal.as_json(ended, live.tree()), ensure_ascii=False))
+        else:
+            show(live, ended)
     finally:
         bench.close()
-    if ended.not_kept:
-        click.echo(f"this run is not kept: {fleet.terminal.clean(ended.not_kept)}", err=True)
-    if as_json:
-        click.echo(json.dumps(fleet.terminal.as_json(ended, live.tree()), ensure_ascii=False))
-    else:
-        show(live, ended)
     return EXIT_CODES[ended.status]
 
 

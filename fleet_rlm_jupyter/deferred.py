@@ -55,4 +55,7 @@ def uncollected() -> Iterator[None]:
         yield
     finally:
         if was_collecting:
+            if not gc.get_freeze_count():  # else somebody has frozen what is theirs
+                gc.freeze()
+                gc.unfreeze()  # into the oldest generation, where it is walked last, and no object is looked at
             gc.enable()

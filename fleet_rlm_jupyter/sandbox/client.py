@@ -46,7 +46,7 @@ class DaytonaClient:
         self.made: Any = None  # once it is: for use on the loop
         self._server: local.LocalServer | None = None
         # Importing the SDK takes a second or more; the local server starts meanwhile.
-        threading.Thread(target=sdk, name="fleet-import", daemon=True).start()
+        threading.Thread(target=_import, name="fleet-import", daemon=True).start()
 
     @property
     def is_closed(self) -> bool:
@@ -205,6 +205,11 @@ async def _over(stream: AsyncGenerator[bytes]) -> None:
 
 
 async def _made(make: Callable[[], _T]) -> _T:
-    """Make something of the SDK on the loop's thread, which imports most of it."""
+    """Make something on the loop's thread."""
+    return make()
+
+
+def _import() -> None:
+    """All of the SDK that is going to be used, while the local server starts."""
     with uncollected():
-        return make()
+        _ = sdk().AsyncDaytona

@@ -31,8 +31,10 @@ def test_papermill_runs_it(path, tmp_path):
 
 def nbval(path, folder):
     """How nbval ends for a notebook, and its last line."""
-    command = [sys.executable, "-m", "pytest", "--nbval-lax", "-p", "no:cacheprovider", "-q", "--current-env", path]
+    command = [sys.executable, "-m", "pytest", "-p", "fleet_rlm_jupyter", "-p", "nbval.plugin", "--nbval-lax", "-q"]
+    command += ["-p", "no:cacheprovider", "--current-env", path]
     plain = {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"}  # no cell runs twice
+    plain["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # they take seconds, and nbval needs none
     done = subprocess.run(command, cwd=folder, env=plain, capture_output=True, text=True, timeout=100, check=False)
     return done.returncode, done.stdout[-3000:]
 

@@ -95,3 +95,15 @@ def test_nothing_is_collected_while_much_is_imported_and_an_error_does_not_leave
         pass
     assert not gc.isenabled(), "whose program collects nothing is not made to"
     gc.enable()
+
+
+def test_what_was_imported_is_old_and_what_somebody_froze_stays_frozen():
+    gc.unfreeze()  # what this lane has frozen
+    with uncollected():
+        made = [[], []]
+    assert any(one is made for one in gc.get_objects(generation=2))
+    gc.freeze()
+    frozen = gc.get_freeze_count()
+    with uncollected():
+        pass
+    assert gc.get_freeze_count() == frozen

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,9 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 Complaints = Iterator[str]
 
 
+parsed = cache(ast.parse)
+
+
 def functions(tree: ast.AST) -> Iterator[Function]:
     return (node for node in ast.walk(tree) if isinstance(node, Function))
 
@@ -73,14 +77,14 @@ def long_modules(path: str, source: str) -> Complaints:
 
 
 def long_functions(path: str, source: str) -> Complaints:
-    for function in functions(ast.parse(source)):
+    for function in functions(parsed(source)):
         lines = (function.end_lineno or 0) - function.lineno + 1
         if lines > MAX_FUNCTION_LINES:
             yield f"{function.name} has {lines} lines, {MAX_FUNCTION_LINES} are allowed"
 
 
 def wide_functions(path: str, source: str) -> Complaints:
-    for function in functions(ast.parse(source)):
+    for function in functions(parsed(source)):
         arguments = function.args
         names = [given.arg for given in [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]]
         count = len(names) - (names[:1] in (["self"], ["cls"]))
@@ -92,7 +96,7 @@ def environment_readers(path: str, source: str) -> Complaints:
     if path in READS_ENVIRONMENT:
         return
     words = {"environ", "environb", "getenv", "getenvb", "putenv"}
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parsed(source)):
         if isinstance(node, ast.Attribute) and node.attr in words and ast.unparse(node.value) == "os":
             yield f"line {node.lineno}: os.{node.attr}; only settings.py reads the environment"
         if isinstance(node, ast.ImportFrom) and node.module == "os" and {alias.name for alias in node.names} & words:
@@ -102,7 +106,7 @@ def environment_readers(path: str, source: str) -> Complaints:
 def late_imports(path: str, source: str) -> Complaints:
     if path.endswith("__init__.py"):
         return
-    for function in functions(ast.parse(source)):
+    for function in functions(parsed(source)):
         for node in ast.walk(function):
             if any(name.split(".")[0] in (NAME, "") for name in imported(node)):
                 yield f"line {node.lineno}: {function.name} imports our own module late; move the shared word down"
@@ -120,7 +124,7 @@ def imported(node: ast.AST) -> list[str]:
 def broad_excepts(path: str, source: str) -> Complaints:
     if path in CATCHES_EVERYTHING:
         return
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parsed(source)):
         if not isinstance(node, ast.ExceptHandler):
             continue
         caught = node.type.elts if isinstance(node.type, ast.Tuple) else [node.type]
@@ -148,7 +152,7 @@ def unfinished(path: str, source: str) -> Complaints:
 
 
 def undocumented(path: str, source: str) -> Complaints:
-    tree = ast.parse(source)
+    tree = parsed(source)
     if not ast.get_docstring(tree):
         yield "the first statement says what the module is for"
 
@@ -156,7 +160,7 @@ def undocumented(path: str, source: str) -> Complaints:
 def asynchronous(path: str, source: str) -> Complaints:
     if path.startswith(ASYNC):
         return
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parsed(source)):
         # A library's protocol may have an async half that a subclass can only refuse.
         if isinstance(node, ast.AsyncFunctionDef) and not isinstance(node.body[-1], ast.Raise):
             yield f"line {node.lineno}: {node.name} is async below the surfaces"
@@ -176,7 +180,7 @@ def foreign_imports(path: str, source: str) -> Complaints:
         ours = tuple(f".{name}" for name in guest.split())
     else:
         return
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parsed(source)):
         for module in imported(node):
             is_known = module.split(".")[0] in sys.stdlib_module_names
             if not is_known and not any(f"{module}.".startswith(f"{name}.") for name in ours):
@@ -287,7 +291,7 @@ def test_every_named_exception_exists():
 
 def class_names(sources: dict[str, str]) -> Counter[str]:
     return Counter(
-        node.name for source in sources.values() for node in ast.parse(source).body if isinstance(node, ast.ClassDef)
+        node.name for source in sources.values() for node in parsed(source).body if isinstance(node, ast.ClassDef)
     )
 
 
@@ -296,7 +300,7 @@ def error_codes(sources: dict[str, str]) -> Counter[str]:
     return Counter(
         line.value.value
         for source in sources.values()
-        for node in ast.walk(ast.parse(source))
+        for node in ast.walk(parsed(source))
         if isinstance(node, ast.ClassDef)
         for line in node.body
         if isinstance(line, ast.Assign) and isinstance(line.value, ast.Constant)

@@ -9,7 +9,7 @@ from fleet_rlm_jupyter.engine.recipes.plan import RecipePlan
 from fleet_rlm_jupyter.engine.recipes.profile import pieces_of, profile
 from fleet_rlm_jupyter.engine.recipes.understand import Abstention, understand
 
-TEXTS = {kind: make(kind, 30_000, seed=1).text for kind in KINDS}
+TEXTS = {kind: make(kind, 8_000, seed=1).text for kind in KINDS}
 EXCEPTIONS = "Which modules define a class that subclasses Exception, and how many such classes are there?"
 PYTHON = {"a.py": "class A(Exception): pass\n", "b.py": ""}
 
