@@ -8,7 +8,7 @@ import importlib
 import importlib.util
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from types import ModuleType
 from typing import Any
 
@@ -44,7 +44,7 @@ def defer(name: str, function: str) -> None:
 
 
 @contextlib.contextmanager
-def uncollected() -> Iterator[None]:
+def uncollected() -> Generator[None]:
     """What is imported stays: meanwhile the collector does not walk it again and again, for a tenth of the time.
 
     Of two threads in it, the first to leave turns the collector on again.
