@@ -94,7 +94,7 @@ $(VENV)/.test: $(SOURCES) | $(BIN)/python
 	@$(call install,test,.[test],run test)
 
 $(VENV)/.hub: $(SOURCES) | $(BIN)/python $(PROXY)
-	@$(call install,hub,.[hub],run test hub)
+	@$(call install,hub,.[hub],run lab test hub)
 
 # JupyterHub's proxy is a program for Node. Where npm is not, or has no registry, the lane is skipped.
 $(PROXY):

@@ -30,6 +30,15 @@ APPS = {
     "Notebook 7": ("-m", "notebook"),
 }  # fmt: skip
 
+RECIPES = {"FLEET_MODEL": "offline/recipes"}
+WHERE = """
+from fleet_rlm_jupyter.kernel.placement import choose
+from fleet_rlm_jupyter.settings import load
+placed = choose("auto", load().settings)
+print("asks:", placed.line, placed.server and f"({placed.server.source})" or "")
+"""
+"""Code that prints where a question of its kernel would run."""
+
 Outputs = list[dict[str, Any]]
 
 
@@ -207,3 +216,9 @@ def until(look: Callable[[], Any], why: str, seconds: float = SECONDS) -> Any:
             return found
         assert time.monotonic() < end, why
         time.sleep(0.05)
+
+
+def asks(text: str) -> str:
+    """Where it is said to run, of what WHERE has printed."""
+    assert text.startswith("asks: "), text
+    return text.removeprefix("asks:").strip()

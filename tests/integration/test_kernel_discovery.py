@@ -1,4 +1,4 @@
-"""A kernel finds the Jupyter server that started it: Lab, Notebook 7, the server alone, and nothing where none is."""
+"""A kernel finds the Jupyter server that started it, and nothing where none did; tests/hub has Lab and Notebook 7."""
 
 from __future__ import annotations
 
@@ -12,16 +12,8 @@ import threading
 import nbformat
 import papermill
 import pytest
-from integration.jupyter_servers import APPS, JupyterServer, text_of
+from integration.jupyter_servers import RECIPES, WHERE, JupyterServer, asks, text_of
 from nbclient import NotebookClient
-
-WHERE = """
-from fleet_rlm_jupyter.kernel.placement import choose
-from fleet_rlm_jupyter.settings import load
-placed = choose("auto", load().settings)
-print("asks:", placed.line, placed.server and f"({placed.server.source})" or "")
-"""
-RECIPES = {"FLEET_MODEL": "offline/recipes"}
 
 
 @pytest.fixture(scope="module")
@@ -30,23 +22,11 @@ def served(tmp_path_factory):
         yield server
 
 
-def asks(text: str) -> str:
-    """Where a question of this kernel runs."""
-    assert text.startswith("asks: "), text
-    return text.removeprefix("asks:").strip()
-
-
 def test_a_kernel_of_the_server_alone_finds_it(served):
     with served.kernel() as kernel:
         text = text_of(kernel.run("%load_ext fleet_rlm_jupyter\n%fleet status\n%fleet config\n%fleet doctor"))
         assert f"server:  {served.url} (jpserver-{served.process.pid}.json)" in text.splitlines()
         assert served.token not in text
-
-
-@pytest.mark.parametrize("app", [app for app in APPS if app != "jupyter server"])
-def test_a_kernel_of_each_other_application_asks_there(tmp_path, app):
-    with JupyterServer(app, tmp_path, RECIPES) as server, server.kernel() as kernel:
-        assert asks(text_of(kernel.run(WHERE))).startswith(f"on the server at {server.url} (jpserver-")
 
 
 def test_a_server_without_the_extension_leaves_the_kernel_to_do_it_and_says_so(tmp_path):

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import requests
-from jupyter_process import API, TOKEN, JupyterProcess, below, lives, wait_until
+from jupyter_process import TOKEN, JupyterProcess, below, lives, wait_until
 
 from fleet_rlm_jupyter.remote import RemoteWorkbench
 
@@ -64,25 +62,3 @@ def test_pip_install_is_enough_for_the_extension_to_be_on(server):
     assert spec["version"]
     assert "fleet_rlm_jupyter | extension was successfully loaded" in server.log.read_text()
     assert json.loads(server.ask("GET", "/identity").text)["user"] == "local"
-
-
-def test_fleet_lab_starts_jupyterlab_here_on_loopback_with_the_extension_on_whatever_a_configuration_says(tmp_path):
-    off = {"ServerApp": {"jpserver_extensions": {"fleet_rlm_jupyter": False}}}
-    (tmp_path / "jupyter_server_config.json").write_text(json.dumps(off))
-    environ = {**os.environ, "JUPYTER_CONFIG_DIR": str(tmp_path), "JUPYTER_RUNTIME_DIR": str(tmp_path)}
-    command = [str(Path(sys.executable).with_name("fleet")), "lab", "--no-browser", "--allow-root", "--port=0"]
-    with (tmp_path / "log").open("wb") as log:
-        server = subprocess.Popen(command, cwd=tmp_path, env=environ, stdout=log, stderr=log)
-    try:
-        file = tmp_path / f"jpserver-{server.pid}.json"
-        wait_until(lambda: file.exists() and file.read_text().endswith("}"))
-        said = json.loads(file.read_text())
-        assert (said["hostname"], said["root_dir"]) == ("localhost", str(tmp_path))
-        assert len(said["token"]) >= 32
-        headers = {"Authorization": f"token {said['token']}"}
-        assert requests.get(f"{said['url']}lab", headers=headers, timeout=30).status_code == 200
-        assert requests.get(f"{said['url']}{API[1:]}/status", headers=headers, timeout=30).json()["user"] == "local"
-        assert requests.get(f"{said['url']}{API[1:]}/status", timeout=30).status_code == 403
-    finally:
-        server.terminate()
-        server.wait(15)
