@@ -83,6 +83,7 @@ $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer was not found; install it, or: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is not Python 3.11 or newer; try: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
+	@$@ -m pip install --quiet --upgrade pip || true  # the one that comes with Python 3.11 takes twice as long
 
 $(VENV)/.run: $(SOURCES) | $(BIN)/python
 	@$(call install,run,.,run)
