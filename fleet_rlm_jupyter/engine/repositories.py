@@ -87,7 +87,10 @@ class Repositories:
                 bare.mkdir(parents=True, exist_ok=True, mode=0o700)
                 git.run("init", "--quiet", "--bare", "--template=", str(bare))
                 (bare / "info").mkdir(exist_ok=True)
-            (bare / "info" / "attributes").write_text(_AS_COMMITTED, encoding="utf-8")
+            attributes = bare / "info" / "attributes"
+            new = attributes.with_suffix(".new")
+            new.write_text(_AS_COMMITTED, encoding="utf-8")
+            new.replace(attributes)  # in one step: an archive that is made meanwhile would lack what it does not say
             commit = _fetched(git, bare, ref)
         self.prune(git.settings)
         files = _counted(git, bare, commit, git.settings)

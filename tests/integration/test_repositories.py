@@ -241,6 +241,18 @@ def test_with_a_retention_they_go_when_nobody_has_asked_for_so_long(tmp_path, up
     assert Repositories(kept).prune(settings) == 1
 
 
+def test_what_another_process_may_be_reading_is_replaced_and_not_written_anew(tmp_path, upstream):
+    """An archive that is made while `export-ignore` is not yet overruled would lack files without a word."""
+    settings, kept = settings_for(tmp_path), tmp_path / "kept"
+    Repositories(kept).tree(upstream.url, "", settings)
+    attributes = next(kept.glob("*/info/attributes"))
+    whole = attributes.read_text()
+    os.link(attributes, tmp_path / "being-read")
+    attributes.write_text("older")
+    Repositories(kept).tree(upstream.url, "", settings)
+    assert (attributes.read_text(), (tmp_path / "being-read").read_text()) == (whole, "older")
+
+
 ASKING = """
 import sys, tarfile
 from pathlib import Path
