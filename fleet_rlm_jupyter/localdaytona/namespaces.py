@@ -102,9 +102,11 @@ def _stage(plan: SandboxPlan, volumes: list[int]) -> list[str]:
 
     bind(f"{_OLD}{plan.folder}/home", HOME, read_only=False)
     bind(f"{_OLD}{plan.folder}/tmp", "/tmp", read_only=False)
-    bind(f"{_OLD}{plan.shared}/etc", "/etc", read_only=True)
+    etc = f"{_OLD}{plan.shared}/etc"
+    bind(etc, "/etc", read_only=True)
     for name in etc_folders(_OLD):
-        bind(f"{_OLD}/etc/{name}", f"/etc/{name}", read_only=True)
+        if os.path.isdir(f"{etc}/{name}"):  # one that came after the server's start has no place
+            bind(f"{_OLD}/etc/{name}", f"/etc/{name}", read_only=True)
     bind(f"{_OLD}{plan.shared}/bin", BIN, read_only=True)
     for path in _SYSTEM:
         old = _OLD + path

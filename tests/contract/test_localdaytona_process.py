@@ -118,6 +118,17 @@ def test_two_servers_side_by_side_do_not_touch_each_other(temporary: Path, tmp_p
     assert not list(temporary.iterdir())
 
 
+def test_a_folder_that_came_to_etc_after_the_start_keeps_no_sandbox_from_starting(
+    temporary: Path, tmp_path: Path
+) -> None:
+    server = start(tmp_path / "one", "auto", env={"TMPDIR": str(temporary)})
+    folders = [path for path in temporary.glob("*/shared/etc/*") if path.is_dir() and not any(path.iterdir())]
+    folders[0].rmdir()  # as if it had not been there
+    sandbox = Daytona(server.config()).create(timeout=SECONDS)
+    assert sandbox.process.exec("true", timeout=5).exit_code == 0
+    assert server.end() == 0
+
+
 def test_the_next_server_sweeps_what_a_killed_fork_server_left(temporary: Path, tmp_path: Path) -> None:
     left = temporary / "fleet-localdaytona-left"
     (left / "x" / "home").mkdir(parents=True)
