@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -15,7 +14,7 @@ import click
 
 import fleet_rlm_jupyter as fleet
 from fleet_rlm_jupyter import cli_kept, cli_memory, cli_optimizations, cli_programs, cli_sandboxes
-from fleet_rlm_jupyter.cli_parts import json_option
+from fleet_rlm_jupyter.cli_parts import json_option, print_json
 
 EXIT_CODES = {"done": 0, "failed": 1, "over_budget": 3, "abstained": 4, "cancelled": 130}
 BAD_INPUT = 2
@@ -286,12 +285,12 @@ def _followed(bench: Any, begin: Callable[[Any], Any], show: Callable[[Any, Any]
             ended = _wait(live)
         if ended.not_kept:
             click.echo(f"this run is not kept: {fleet.terminal.clean(ended.not_kept)}", err=True)
-        if as_json:
-            click.echo(json.dumps(fleet.terminal.as_json(ended, live.tree()), ensure_ascii=False))
-        else:
+        if not as_json:
             show(live, ended)
     finally:
         bench.close()
+    if as_json:  # after whatever may still go wrong: stdout has one object
+        print_json(fleet.terminal.as_json(ended, live.tree()))
     return EXIT_CODES[ended.status]
 
 
@@ -328,7 +327,7 @@ def _doctor(settings: tuple[str, ...], as_json: bool) -> int:
     finally:
         bench.close()
     if as_json:
-        click.echo(json.dumps(fleet.terminal.checks_as_json(checks, loaded), ensure_ascii=False))
+        print_json(fleet.terminal.checks_as_json(checks, loaded))
     else:
         fleet.terminal.print_checks(checks, loaded)
     return 0 if all(check.is_good for check in checks) else 1
@@ -347,7 +346,7 @@ def _smoke(repo: str | None, ref: str | None, settings: tuple[str, ...], as_json
     finally:
         bench.close()
     if as_json:
-        click.echo(json.dumps(fleet.terminal.phases_as_json(phases), ensure_ascii=False))
+        print_json(fleet.terminal.phases_as_json(phases))
     return 0 if all(phase.is_good for phase in phases) else EXIT_CODES["failed"]
 
 
@@ -370,7 +369,7 @@ def _say_no_run(status: str, error: dict[str, str]) -> None:
     """With `--json` stdout holds one object however the command ends."""
     if "--json" in sys.argv:
         nothing = dict.fromkeys(("answer", "usage", "run_id", "model", "sandbox"))
-        click.echo(json.dumps({"status": status, **nothing, "error": error}, ensure_ascii=False))
+        print_json({"status": status, **nothing, "error": error})
 
 
 def _overrides(settings: Iterable[str]) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -12,7 +11,7 @@ from typing import Any
 import click
 
 import fleet_rlm_jupyter as fleet
-from fleet_rlm_jupyter.cli_parts import json_option
+from fleet_rlm_jupyter.cli_parts import json_option, print_json
 
 OWNER = "local"
 DAY_SECONDS = 86_400
@@ -40,7 +39,7 @@ def list_runs(search: str, session_id: str | None, limit: int, as_json: bool) ->
     with _store() as store:
         found = store.runs(OWNER).list(search, session_id, limit)
     if as_json:
-        _print_json({"runs": [run.model_dump(mode="json") for run in found]})
+        print_json({"runs": [run.model_dump(mode="json") for run in found]})
         return
     rows = [(run.run_id, run.started_at, run.status or "running", run.question) for run in found]
     print_rows(rows, "nothing is kept that fits; ask with `fleet ask`")
@@ -60,7 +59,7 @@ def show_run(run_id: str, as_json: bool) -> None:
         terminal = fleet.terminal
         tree = fleet.domain.calls.fold(kept.events(run_id))
         if as_json:
-            _print_json(terminal.as_json(turn.run, tree))
+            print_json(terminal.as_json(turn.run, tree))
         else:
             terminal.print_run(turn.run, tree)
 
@@ -133,7 +132,7 @@ def list_sessions(search: str, is_archived: bool, limit: int, as_json: bool) -> 
     with _store() as store:
         found, _ = store.sessions(OWNER).list(search, is_archived, limit)
     if as_json:
-        _print_json({"sessions": [session.model_dump(mode="json") for session in found]})
+        print_json({"sessions": [session.model_dump(mode="json") for session in found]})
         return
     rows = [(one.session_id, one.updated_at, _turns(one.turns), one.title) for one in found]
     print_rows(rows, "no session is kept that fits")
@@ -149,7 +148,7 @@ def show_session(session_id: str, as_json: bool) -> None:
         session_id = kept.find(session_id).session_id
         session, stats = kept.session(session_id), kept.stats(session_id)
     if as_json:
-        _print_json({**session.model_dump(mode="json"), "stats": stats.model_dump(mode="json")})
+        print_json({**session.model_dump(mode="json"), "stats": stats.model_dump(mode="json")})
         return
     click.echo(f"{session.session_id}  {_line(session.title)}")
     for turn in session.turns:
@@ -176,7 +175,7 @@ def resume_session(session_id: str, as_json: bool) -> None:
     finally:
         bench.close()
     if as_json:
-        _print_json(found.model_dump(mode="json"))
+        print_json(found.model_dump(mode="json"))
         return
     for line in fleet.domain.lines.resumed_lines(found):
         click.echo(fleet.terminal.clean(line))
@@ -218,7 +217,7 @@ def delete_session(session_id: str, as_json: bool) -> None:
     finally:
         bench.close()
     if as_json:
-        _print_json(gone.model_dump(mode="json"))
+        print_json(gone.model_dump(mode="json"))
         return
     stays = f"; its files stay on the volume {gone.volume} in {gone.folder}" if gone.volume else ""
     click.echo(f"{session_id} forgotten; {_SANDBOX_TOLD[gone.sandbox]}{stays}")
@@ -248,7 +247,7 @@ def list_snapshots(as_json: bool) -> None:
     with _store() as store:
         found = store.snapshots(OWNER).list()
     if as_json:
-        _print_json({"snapshots": [one.model_dump(mode="json") for one in found]})
+        print_json({"snapshots": [one.model_dump(mode="json") for one in found]})
         return
     rows = [(one.run_id, one.created_at, f"{one.context.bytes:,} B", one.question) for one in found]
     print_rows(rows, "no snapshot is kept; `fleet ask --snapshot` keeps one")
@@ -259,7 +258,7 @@ def list_snapshots(as_json: bool) -> None:
 def show_snapshot(run_id: str) -> None:
     """Print what a run was asked and told, as JSON."""
     with _store() as store:
-        _print_json(store.snapshots(OWNER).get(run_id).model_dump(mode="json"))
+        print_json(store.snapshots(OWNER).get(run_id).model_dump(mode="json"))
 
 
 @snapshots.command("delete")
@@ -299,10 +298,6 @@ def _write(output: str | None, pieces: Iterable[str]) -> None:
             file.writelines(pieces)
     except OSError as err:
         raise fleet.BadRequest(f"{output} cannot be written: {err.strerror}", "name another file") from err
-
-
-def _print_json(value: Any) -> None:
-    click.echo(json.dumps(value, ensure_ascii=False))
 
 
 def print_rows(rows: list[tuple[str, float, str, str]], empty: str) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
 import click
 
 import fleet_rlm_jupyter as fleet
-from fleet_rlm_jupyter.cli_parts import json_option, opened_bench
+from fleet_rlm_jupyter.cli_parts import json_option, opened_bench, print_json
 
 _ids = click.argument("memory_ids", metavar="MEMORY_ID...", nargs=-1, required=True)
 
@@ -28,7 +27,7 @@ def list_memory(state: str | None, session_id: str | None, as_json: bool) -> Non
     with opened_bench() as bench:
         found = bench.memory.list(state, session_id)
     if as_json:
-        click.echo(json.dumps({"items": [item.model_dump(mode="json") for item in found]}, ensure_ascii=False))
+        print_json({"items": [item.model_dump(mode="json") for item in found]})
         return
     for item in found:
         _print(item)
