@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from fleet_rlm_jupyter.deferred import defer, uncollected
+from fleet_rlm_jupyter.deferred import defer, imported
 
 if TYPE_CHECKING:
     from fleet_rlm_jupyter.domain.errors import BadRequest, FleetError, ForUser
@@ -75,8 +75,7 @@ _MODULES = {
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
-        with uncollected():
-            return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+        return getattr(imported(f"{__name__}.{_HOMES[name]}"), name)
     if name in _MODULES:
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Modules of others that take long to import: those seldom used are imported when they are, and none is slowed down."""
+"""Modules that take long to import: those seldom used are imported when they are, and the collector slows none down."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def defer(name: str, function: str) -> None:
 
 
 @contextlib.contextmanager
-def uncollected() -> Generator[None]:
-    """What is imported stays: meanwhile the collector does not walk it again and again, for a tenth of the time.
+def importing() -> Generator[None]:
+    """What is imported stays: nothing is collected meanwhile, and no collection walks it soon afterwards.
 
     Of two threads in it, the first to leave turns the collector on again.
     """
@@ -57,5 +57,13 @@ def uncollected() -> Generator[None]:
         if was_collecting:
             if not gc.get_freeze_count():  # else somebody has frozen what is theirs
                 gc.freeze()
-                gc.unfreeze()  # into the oldest generation, where it is walked last, and no object is looked at
+                gc.unfreeze()  # into the oldest generation, and no object is looked at
             gc.enable()
+
+
+def imported(name: str) -> ModuleType:
+    """The module of that name, imported so unless it is there."""
+    if name in sys.modules:
+        return importlib.import_module(name)  # waits for another thread that is still at it
+    with importing():
+        return importlib.import_module(name)

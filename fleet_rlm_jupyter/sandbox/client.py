@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iter
 from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar
 
-from fleet_rlm_jupyter.deferred import uncollected
+from fleet_rlm_jupyter.deferred import importing
 from fleet_rlm_jupyter.domain.errors import SandboxUnavailable
 from fleet_rlm_jupyter.domain.ports import Isolation
 from fleet_rlm_jupyter.sandbox import local
@@ -211,5 +211,5 @@ async def _made(make: Callable[[], _T]) -> _T:
 
 def _import() -> None:
     """All of the SDK that is going to be used, while the local server starts."""
-    with uncollected():
+    with importing():
         _ = sdk().AsyncDaytona

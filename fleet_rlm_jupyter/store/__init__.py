@@ -5,10 +5,9 @@ Its modules import SQLAlchemy and come in when they are used: a run starts witho
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
-from fleet_rlm_jupyter.deferred import uncollected
+from fleet_rlm_jupyter.deferred import imported
 
 _MODULES = {
     "allocations",
@@ -28,6 +27,5 @@ _MODULES = {
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
-        with uncollected():
-            return importlib.import_module(f"{__name__}.{name}")
+        return imported(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from fleet_rlm_jupyter.deferred import defer, uncollected
+from fleet_rlm_jupyter.deferred import defer, imported, importing
 
 SOURCE = """
 import threading
@@ -81,17 +81,17 @@ def test_a_workbench_does_not_wait_for_the_grammar_of_iris_and_they_are_checked_
 
 
 def test_nothing_is_collected_while_much_is_imported_and_an_error_does_not_leave_it_so():
-    with uncollected():
+    with importing():
         assert not gc.isenabled()
-        with uncollected():
+        with importing():
             pass
         assert not gc.isenabled(), "the inner one leaves it to the outer"
     assert gc.isenabled()
-    with contextlib.suppress(ImportError), uncollected():
+    with contextlib.suppress(ImportError), importing():
         raise ImportError
     assert gc.isenabled()
     gc.disable()
-    with uncollected():
+    with importing():
         pass
     assert not gc.isenabled(), "whose program collects nothing is not made to"
     gc.enable()
@@ -99,11 +99,20 @@ def test_nothing_is_collected_while_much_is_imported_and_an_error_does_not_leave
 
 def test_what_was_imported_is_old_and_what_somebody_froze_stays_frozen():
     gc.unfreeze()  # what this lane has frozen
-    with uncollected():
+    with importing():
         made = [[], []]
     assert any(one is made for one in gc.get_objects(generation=2))
     gc.freeze()
     frozen = gc.get_freeze_count()
-    with uncollected():
+    with importing():
         pass
     assert gc.get_freeze_count() == frozen
+
+
+def test_what_is_there_already_ages_nothing(slow):
+    gc.unfreeze()
+    first = imported(slow)
+    made = [[], []]
+    assert imported(slow) is first
+    assert not any(one is made for one in gc.get_objects(generation=2))
+    gc.freeze()

@@ -71,11 +71,11 @@ def test_files_that_do_not_parse_are_named_and_the_rest_is_read():
 @pytest.fixture(scope="module")
 def stdlib():
     paths = [p for p in sorted(STDLIB.rglob("*.py")) if not {"site-packages", "test", "tests"} & set(p.parts)]
-    return {p.relative_to(STDLIB).as_posix(): p.read_bytes().decode("utf-8", "replace") for p in paths[::3]}
+    return {p.relative_to(STDLIB).as_posix(): p.read_bytes().decode("utf-8", "replace") for p in paths}
 
 
 def test_the_standard_library_agrees_with_a_plain_walk_over_its_syntax_trees(stdlib):
-    """Another way to the same figures, over a third of the library; the integration test reads all of it."""
+    """Another way to the same figures; without the tests of the library, which the integration test reads."""
     truth = set()
     for path, text in stdlib.items():
         if "Exception" not in text:
@@ -91,4 +91,4 @@ def test_the_standard_library_agrees_with_a_plain_walk_over_its_syntax_trees(std
                 truth.add((path, node.name, node.lineno))
     done = census([Piece("python", 1, path, text) for path, text in stdlib.items()], {"base": "Exception"})
     assert {(one["path"], one["name"].split(".")[-1], one["line"]) for one in done["found"]} == truth
-    assert len(truth) > 20
+    assert len(truth) > 50
